@@ -1,0 +1,2 @@
+//! The `everwhen` program.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Sources: the seam, and the capture of SQLite databases.
+
+pub mod sink;

@@ -1,0 +1,3 @@
+//! The repository's object store.
+
+pub mod keys;
