@@ -4,9 +4,11 @@
 //! `history`, `plan`, [`store::keys`]).
 
 pub mod capture;
+pub mod digest;
 pub mod error;
 pub mod ids;
 pub mod page;
+pub mod random;
 pub mod segment;
 pub mod store;
 pub mod time;
