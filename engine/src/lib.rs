@@ -9,6 +9,7 @@ pub mod error;
 pub mod ids;
 pub mod page;
 pub mod random;
+pub mod repository;
 pub mod segment;
 pub mod store;
 pub mod time;
