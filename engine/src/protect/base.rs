@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::base::format::Manifest;
-use crate::base::pack::{BaseBuilder, Pack};
+use crate::base::{BaseBuilder, CHUNK_BYTES, Manifest, Pack};
 use crate::capture::sink::Image;
 use crate::failpoint;
 use crate::ids::{DatabaseId, Digest, Position};
@@ -20,8 +19,7 @@ use crate::protect::error::ProtectError;
 use crate::protect::ship::chain;
 use crate::history::Point;
 use crate::protect::status::Board;
-use crate::repository::Repository;
-use crate::store::Body;
+use crate::repository::{Repository, RepositoryError};
 use crate::store::keys::BaseKey;
 
 /// Packs that may wait in memory for the store; more wait on disk.
@@ -53,17 +51,21 @@ impl BaseJob {
     pub(crate) async fn run(self) -> Result<Arc<Manifest>, ProtectError> {
         let (database, point, repository, board) =
             (self.database, self.point, self.repository.clone(), self.board.clone());
+        let scratch = self.scratch.clone();
         let (near, mut packs) = mpsc::unbounded_channel();
         let in_memory = Arc::new(tokio::sync::Semaphore::new(PACKS_IN_MEMORY));
         let slots = Arc::clone(&in_memory);
         let reading = tokio::task::spawn_blocking(move || self.read(&near, &slots));
         while let Some(pack) = packs.recv().await {
-            let (digest, body, file) = match pack {
-                ReadyPack::Memory(digest, bytes) => (digest, Body::Bytes(bytes), None),
-                ReadyPack::File(digest, path) => (digest, Body::File(path.clone()), Some(path)),
+            let (digest, bytes, file): (Digest, bytes::Bytes, _) = match pack {
+                ReadyPack::Memory(digest, bytes) => (digest, bytes, None),
+                ReadyPack::File(digest, path) => {
+                    let read = tokio::fs::read(&path).await;
+                    (digest, read.map_err(|source| state_error(&scratch, source))?.into(), Some(path))
+                }
             };
-            let bytes = put_until_durable(&board, || repository.put_pack(database, digest, body.clone())).await;
-            board.update(|status| status.stored_bytes_total += bytes);
+            put_until_durable(&board, || repository.put_pack(database, digest, bytes.clone().into())).await;
+            board.update(|status| status.stored_bytes_total += bytes.len() as u64);
             failpoint::hit("pack_after_put");
             match file {
                 Some(path) => drop(std::fs::remove_file(path)),
@@ -74,7 +76,7 @@ impl BaseJob {
             Ok(read) => Arc::new(read?),
             Err(died) => return Err(ProtectError::TaskDied { what: died.to_string() }),
         };
-        let bytes: bytes::Bytes = manifest.encode().into();
+        let bytes: bytes::Bytes = manifest.encode()?.into();
         let digest = repository.hasher(database).digest(&bytes);
         let key = BaseKey { database, position: point.position, digest };
         failpoint::hit("base_before_manifest");
@@ -96,8 +98,12 @@ impl BaseJob {
     ) -> Result<Manifest, ProtectError> {
         let (page_size, count) = (self.image.page_size(), self.image.page_count());
         let hasher = self.repository.hasher(self.database);
-        let mut builder = BaseBuilder::new(hasher, page_size, self.previous.as_deref());
-        let chunk_pages = builder.chunk_pages();
+        let (position, time) = (self.point.position, self.point.time);
+        let mut builder = BaseBuilder::new(hasher, self.database, position, time, page_size);
+        if let Some(previous) = &self.previous {
+            builder.reuse(previous);
+        }
+        let chunk_pages = (CHUNK_BYTES / page_size.bytes()) as u32;
         let mut state = StateChecksum::EMPTY;
         let mut chunk = Vec::with_capacity(chunk_pages as usize * page_size.bytes());
         let mut number = 1;
@@ -120,11 +126,11 @@ impl BaseJob {
         if state != self.state {
             return Err(ProtectError::ImageDiffers { position: self.point.position });
         }
-        let (last, finished) = builder.finish()?;
+        let (last, manifest) = builder.finish(count, state)?;
         if let Some(pack) = last {
             self.hand_over(pack, packs, slots)?;
         }
-        Ok(finished.into_manifest(self.database, self.point.position, self.point.time, count, state))
+        Ok(manifest)
     }
 
     fn hand_over(
@@ -135,7 +141,7 @@ impl BaseJob {
     ) -> Result<(), ProtectError> {
         let ready = if let Ok(permit) = slots.try_acquire() {
             permit.forget();
-            ReadyPack::Memory(pack.digest, pack.bytes)
+            ReadyPack::Memory(pack.digest, pack.bytes.into())
         } else {
             let path = self.scratch.join(format!("pack-{}.partial", pack.digest));
             std::fs::write(&path, &pack.bytes).map_err(|source| self.image_error(source))?;
@@ -145,8 +151,12 @@ impl BaseJob {
     }
 
     fn image_error(&self, source: std::io::Error) -> ProtectError {
-        ProtectError::State { folder: self.scratch.clone(), source }
+        state_error(&self.scratch, source)
     }
+}
+
+fn state_error(folder: &Path, source: std::io::Error) -> ProtectError {
+    ProtectError::State { folder: folder.to_owned(), source }
 }
 
 /// Sweeps what an earlier process left of a base.
@@ -160,17 +170,17 @@ pub(crate) fn sweep(scratch: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn put_until_durable<F, T>(board: &Board, put: F) -> u64
+async fn put_until_durable<F, T, P>(board: &Board, put: F)
 where
     F: Fn() -> T,
-    T: Future<Output = Result<u64, crate::repository::RepositoryError>>,
+    T: Future<Output = Result<P, RepositoryError>>,
 {
     let mut pause = Duration::from_millis(200);
     loop {
         match put().await {
-            Ok(bytes) => {
+            Ok(_) => {
                 board.store_trouble(None);
-                return bytes;
+                return;
             }
             Err(error) => {
                 board.store_trouble(Some(format!("cannot store a base: {}", chain(&error))));
@@ -195,4 +205,9 @@ pub(crate) async fn newest_manifest(repository: &Repository, database: DatabaseI
     let newest = bases.into_iter().map(|(key, _)| key).filter(|key| key.position <= upto).max_by_key(|key| key.position)?;
     let bytes = repository.get_base(&newest).await.ok()?;
     Manifest::decode(&bytes).ok().map(Arc::new)
+}
+
+/// Bytes of a base in the store, shared chunks included.
+pub(crate) fn stored_bytes(manifest: &Manifest) -> u64 {
+    manifest.chunks.iter().map(|chunk| u64::from(chunk.len)).sum()
 }

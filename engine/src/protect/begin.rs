@@ -10,13 +10,14 @@
 //! one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::error::Explain;
 use crate::failpoint;
 use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::page::{PageNo, PageSize, StateChecksum};
+use crate::base::Manifest;
 use crate::protect::ProtectOptions;
+use crate::protect::base;
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
 use crate::protect::journal::{Journal, Mark};
@@ -207,8 +208,8 @@ async fn base_of(repository: &Repository, database: DatabaseId, timeline: Timeli
     let bases = repository.bases(database).await?;
     let newest = bases.iter().filter(|(key, _)| key.position.timeline <= timeline).max_by_key(|(key, _)| key.position);
     let Some((key, _)) = newest else { return Ok((false, 0)) };
-    let manifest = repository.get_base(key).await?;
-    let stored = crate::base::format::Manifest::decode(&manifest).map(|manifest| manifest.stored_bytes()).unwrap_or(0);
+    let manifest = Manifest::decode(&repository.get_base(key).await?)?;
+    let stored = base::stored_bytes(&manifest);
     Ok((true, stored))
 }
 
@@ -312,10 +313,4 @@ pub(crate) async fn rebuilt_table(repository: &Repository, database: DatabaseId,
 /// SQLite's lock-byte page, the one that lies over the byte at 1 GiB.
 pub(crate) fn never_stored(page_size: PageSize) -> Option<PageNo> {
     PageNo::new((1 << 30) / page_size.get() + 1)
-}
-
-/// The newest base of a history, for sharing chunks with.
-pub(crate) async fn newest_manifest(repository: &Repository, mark: &Mark) -> Option<Arc<crate::base::format::Manifest>> {
-    let upto = Position::new(mark.timeline, mark.tx?);
-    crate::protect::base::newest_manifest(repository, mark.database, upto).await
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::base::format::Manifest;
+use crate::base::Manifest;
 use crate::capture::sink::{Commit, Image, PreviousPage, Sink};
 use crate::capture::sqlite::{Attach, CaptureError, SourceEvent, SqliteSource};
 use crate::capture::watch::Waker;
@@ -232,6 +232,12 @@ impl Run {
         }
         let shipping = driver.runtime.spawn(shipper.run());
         let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone());
+        if driver.manifest.is_none()
+            && let Some(point) = recorder.point()
+        {
+            let newest = base::newest_manifest(&driver.repository, recorder.database(), point.position);
+            driver.manifest = driver.runtime.block_on(newest);
+        }
         let mut run = Self {
             source,
             recorder,
@@ -401,7 +407,7 @@ impl Run {
                 }
                 Ok(Command::BaseDone(Ok(manifest))) => {
                     self.base_under_way = false;
-                    self.base_bytes = manifest.stored_bytes();
+                    self.base_bytes = base::stored_bytes(&manifest);
                     driver.manifest = Some(manifest);
                     driver.board.base_ready();
                 }
@@ -418,7 +424,7 @@ impl Run {
 
     fn obey_event(&mut self, driver: &Driver, event: SourceEvent) -> Result<Ended, ProtectError> {
         tracing::warn!(?event, "the source has changed under its name");
-        driver.board.source_trouble(Some(format!("the source has changed: {event}")));
+        driver.board.source_trouble(Some(format!("the source has changed: {event:?}")));
         Ok(Ended::Again)
     }
 

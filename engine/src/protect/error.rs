@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::capture::sqlite::{CaptureError, SqliteSourceError};
+use crate::base::BaseError;
 use crate::error::{ErrorKind, Explain};
 use crate::ids::{DatabaseId, Position};
 use crate::repository::RepositoryError;
@@ -24,6 +25,9 @@ pub enum ProtectError {
     /// A segment of the repository or of the spool cannot be read.
     #[error("read a segment")]
     Segment(#[from] SegmentError),
+    /// A base cannot be made or read.
+    #[error("make or read a base")]
+    Base(#[from] BaseError),
     /// The local state folder cannot be used.
     #[error("use the state folder {folder}")]
     State {

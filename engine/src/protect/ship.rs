@@ -4,17 +4,15 @@
 //! operator sees the reason in the status. Segments are content-addressed and created only if absent, so a put whose
 //! answer was lost is simply put again.
 
-use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
 use crate::error::Explain;
 use crate::failpoint;
-use crate::ids::{DatabaseId, Position, TimelineId};
+use crate::ids::{DatabaseId, Digest, Position, TimelineId};
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
 use crate::protect::outbox::{OutboxQueue, Shipment};
@@ -26,8 +24,6 @@ use crate::store::keys::SegmentKey;
 
 /// Groups put at the same time.
 const PARALLEL: usize = 4;
-/// A group up to this size is put from memory. 8 MiB.
-const MEMORY_MAX: u64 = 8 << 20;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How often a busy writer looks for a newer claim of its database.
@@ -40,7 +36,7 @@ pub(crate) struct Shipper {
     pub(crate) timeline: TimelineId,
     pub(crate) queue: OutboxQueue,
     pub(crate) board: Board,
-    /// For groups too large for memory.
+    /// The spool folder, where durable parts are deleted.
     pub(crate) scratch: PathBuf,
 }
 
@@ -104,23 +100,8 @@ impl Shipper {
     }
 
     async fn try_put(&self, shipment: &Shipment) -> Result<u64, ProtectError> {
-        let body = self.body(shipment).await?;
-        let (digest, bytes) = match &body {
-            Body::Bytes(bytes) => (self.repository.hasher(self.database).digest(bytes), bytes.len() as u64),
-            Body::File(path) => {
-                let (hasher, path) = (self.repository.hasher(self.database), path.clone());
-                let read = blocking(move || {
-                    let mut file = std::fs::File::open(&path)?;
-                    let length = file.metadata()?.len();
-                    let mut running = hasher.start();
-                    std::io::copy(&mut file, &mut running)?;
-                    Ok((running.finish(), length))
-                });
-                read.await.map_err(|source| self.state_error(source))?
-            }
-        };
-        let parts = (shipment.parts.first(), shipment.parts.last());
-        let (Some(first), Some(last)) = parts else { return Ok(0) };
+        let (Some(first), Some(last)) = (shipment.parts.first(), shipment.parts.last()) else { return Ok(0) };
+        let digest = self.digest(shipment).await.map_err(|source| self.state_error(source))?;
         let key = SegmentKey {
             database: self.database,
             timeline: self.timeline,
@@ -130,35 +111,29 @@ impl Shipper {
             flags: first.flags,
             digest,
         };
+        let body = body(shipment).map_err(|source| self.state_error(source))?;
+        let bytes = body.len();
         failpoint::hit("segment_before_put");
         self.repository.put_segment(&key, body).await?;
         failpoint::hit("segment_after_put");
         Ok(bytes)
     }
 
-    /// The bytes of a group: in memory when small, else one file.
-    async fn body(&self, shipment: &Shipment) -> Result<Body, ProtectError> {
-        if let [part] = shipment.parts.as_slice() {
-            match &part.body {
-                PartBody::Memory(bytes) => return Ok(Body::Bytes(bytes.clone())),
-                PartBody::File { path, len } if *len > MEMORY_MAX => return Ok(Body::File(path.clone())),
-                PartBody::File { .. } => {}
+    /// The digest of a group's bytes; a large one is read through on a blocking thread.
+    async fn digest(&self, shipment: &Shipment) -> std::io::Result<Digest> {
+        let mut hashing = self.repository.hasher(self.database).start();
+        let body = body(shipment)?;
+        let hash = move || {
+            for piece in body.into_pieces() {
+                hashing.update(&piece?);
             }
+            Ok(hashing.finish())
+        };
+        let in_memory = shipment.parts.iter().all(|part| matches!(part.body, PartBody::Memory(_)));
+        if in_memory {
+            return hash();
         }
-        let total: u64 = shipment.parts.iter().map(|part| part.body.len()).sum();
-        let bodies: Vec<_> = shipment.parts.iter().map(|part| part.body.clone()).collect();
-        let target = self.scratch.join(format!("ship-{}.partial", shipment.range.first()));
-        let joined = blocking(move || {
-            if total <= MEMORY_MAX {
-                let mut bytes = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
-                bodies.iter().try_for_each(|body| append(body, &mut bytes))?;
-                return Ok(Body::Bytes(Bytes::from(bytes)));
-            }
-            let mut file = std::fs::File::create(&target)?;
-            bodies.iter().try_for_each(|body| append(body, &mut file))?;
-            Ok(Body::File(target))
-        });
-        joined.await.map_err(|source| self.state_error(source))
+        tokio::task::spawn_blocking(hash).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
     }
 
     fn stored(&self, stored: &Stored) {
@@ -166,7 +141,6 @@ impl Shipper {
         for part in &shipment.parts {
             let _ = std::fs::remove_file(self.scratch.join(format!("{}-{}.part", part.range.first(), part.range.last())));
         }
-        let _ = std::fs::remove_file(self.scratch.join(format!("ship-{}.partial", shipment.range.first())));
         failpoint::hit("spool_after_delete");
         let next = self.queue.done();
         self.board.update(|status| {
@@ -189,20 +163,20 @@ struct Stored {
     bytes: u64,
 }
 
-fn append(body: &PartBody, out: &mut impl Write) -> std::io::Result<()> {
-    match body {
-        PartBody::Memory(bytes) => out.write_all(bytes),
-        PartBody::File { path, len } => {
-            let copied = std::io::copy(&mut std::fs::File::open(path)?.take(*len), out)?;
-            if copied == *len { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
-        }
+/// The bytes of a group, part after part.
+fn body(shipment: &Shipment) -> std::io::Result<Body> {
+    let mut whole: Option<Body> = None;
+    for part in &shipment.parts {
+        let next = match &part.body {
+            PartBody::Memory(bytes) => Body::from(bytes.clone()),
+            PartBody::File { path, .. } => Body::file(path)?,
+        };
+        whole = Some(match whole {
+            Some(before) => before.then(next),
+            None => next,
+        });
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
+    Ok(whole.unwrap_or_else(|| Body::from(bytes::Bytes::new())))
 }
 
 /// An error and its sources on one line.
