@@ -11,6 +11,7 @@ pub mod error;
 pub mod ids;
 pub mod page;
 pub mod segment;
+pub mod sqlite;
 pub mod store;
 pub mod time;
 pub mod transaction;
