@@ -27,7 +27,8 @@ pub fn hit(name: &'static str) {
     static PASSED: AtomicU32 = AtomicU32::new(0);
     debug_assert!(ALL.contains(&name), "failpoint {name} is not in the list");
     let Ok(wanted) = std::env::var("EVERWHEN_FAILPOINT") else { return };
-    let (point, count) = wanted.split_once(':').map_or((wanted.as_str(), 1), |(p, n)| (p, n.parse().unwrap_or(1)));
+    let (point, count) =
+        wanted.split_once(':').map_or((wanted.as_str(), 1), |(p, n)| (p, n.parse().unwrap_or(1)));
     if point == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == count {
         eprintln!("failpoint {name}: dying");
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);

@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use crate::base::{BaseBuilder, CHUNK_BYTES, Manifest, Pack};
 use crate::capture::sink::Image;
 use crate::failpoint;
+use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position};
 use crate::page::{PageHash, PageNo, StateChecksum};
 use crate::protect::error::ProtectError;
 use crate::protect::ship::chain;
-use crate::history::Point;
 use crate::protect::status::Board;
 use crate::repository::{Repository, RepositoryError};
 use crate::store::keys::BaseKey;
@@ -80,7 +80,7 @@ impl BaseJob {
         let digest = repository.hasher(database).digest(&bytes);
         let key = BaseKey { database, position: point.position, digest };
         failpoint::hit("base_before_manifest");
-        put_until_durable(&board, || repository.put_base(&key, bytes.clone())).await;
+        put_until_durable(&board, || repository.put_base(&key, bytes.clone().into())).await;
         failpoint::hit("base_after_manifest");
         board.update(|status| {
             status.base.newest = Some(point);
@@ -111,7 +111,9 @@ impl BaseJob {
             let end = number.saturating_add(chunk_pages).min(count + 1);
             chunk.clear();
             chunk.resize((end - number) as usize * page_size.bytes(), 0);
-            for (page, slot) in (number..end).filter_map(PageNo::new).zip(chunk.chunks_exact_mut(page_size.bytes())) {
+            for (page, slot) in
+                (number..end).filter_map(PageNo::new).zip(chunk.chunks_exact_mut(page_size.bytes()))
+            {
                 match self.image.read(page, slot).map_err(|source| self.image_error(source))? {
                     Some(()) => state = state.with(PageHash::of(page, slot)),
                     None => slot.fill(0),
@@ -200,9 +202,17 @@ pub(crate) fn is_due(log_versions: u64, log_bytes: u64, base_bytes: u64) -> bool
 }
 
 /// The base a position's history begins from, for the first chunk-sharing base after a start.
-pub(crate) async fn newest_manifest(repository: &Repository, database: DatabaseId, upto: Position) -> Option<Arc<Manifest>> {
+pub(crate) async fn newest_manifest(
+    repository: &Repository,
+    database: DatabaseId,
+    upto: Position,
+) -> Option<Arc<Manifest>> {
     let bases = repository.bases(database).await.ok()?;
-    let newest = bases.into_iter().map(|(key, _)| key).filter(|key| key.position <= upto).max_by_key(|key| key.position)?;
+    let newest = bases
+        .into_iter()
+        .map(|(key, _)| key)
+        .filter(|key| key.position <= upto)
+        .max_by_key(|key| key.position)?;
     let bytes = repository.get_base(&newest).await.ok()?;
     Manifest::decode(&bytes).ok().map(Arc::new)
 }

@@ -16,6 +16,7 @@ use crate::capture::sink::{Commit, Image, PreviousPage, Sink};
 use crate::capture::sqlite::{Attach, CaptureError, SourceEvent, SqliteSource};
 use crate::capture::watch::Waker;
 use crate::error::Explain;
+use crate::history::Point;
 use crate::page::{PageHash, PageNo};
 use crate::protect::ProtectOptions;
 use crate::protect::base::{self, BaseJob};
@@ -26,7 +27,6 @@ use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue};
 use crate::protect::recorder::Recorder;
 use crate::protect::ship::{Shipper, chain};
 use crate::protect::spool::Spool;
-use crate::history::Point;
 use crate::protect::status::Board;
 use crate::protect::table::PageTable;
 use crate::repository::Repository;
@@ -58,7 +58,7 @@ pub(crate) struct Driver {
     pub(crate) runtime: Handle,
     pub(crate) commands: Receiver<Command>,
     pub(crate) sender: std::sync::mpsc::Sender<Command>,
-    pub(crate) waker: Arc<Waker>,
+    pub(crate) waker: Waker,
     pub(crate) manifest: Option<Arc<Manifest>>,
 }
 
@@ -113,7 +113,8 @@ impl Driver {
     }
 
     fn run_once(&mut self, source: SqliteSource) -> Result<Ended, ProtectError> {
-        let beginning = self.runtime.block_on(begin::begin(&self.repository, &self.options, source.path()))?;
+        let beginning =
+            self.runtime.block_on(begin::begin(&self.repository, &self.options, source.path()))?;
         let mut run = Run::begin(self, source, beginning)?;
         self.board.source_trouble(None);
         let ended = run.capture(self);
@@ -128,7 +129,8 @@ impl Driver {
         run.source.release();
         run.queue.close();
         let patience = if stopping { self.options.stop_patience } else { Duration::from_secs(5) };
-        let drained = self.runtime.block_on(async { tokio::time::timeout(patience, &mut run.shipping).await });
+        let drained =
+            self.runtime.block_on(async { tokio::time::timeout(patience, &mut run.shipping).await });
         if drained.is_err() {
             run.shipping.abort();
             tracing::warn!("the store takes too long: the rest waits in the spool for the next start");
@@ -152,7 +154,11 @@ struct Run {
 }
 
 impl Run {
-    fn begin(driver: &mut Driver, mut source: SqliteSource, beginning: Beginning) -> Result<Self, ProtectError> {
+    fn begin(
+        driver: &mut Driver,
+        mut source: SqliteSource,
+        beginning: Beginning,
+    ) -> Result<Self, ProtectError> {
         let options = &driver.options;
         let alive_before = read_alive(options).max(beginning.mark.time);
         if let Some(note) = &beginning.note {
@@ -170,9 +176,16 @@ impl Run {
             let mut found = source.image(&mut Ignore)?;
             let scanned = scan(&mut *found).map_err(state)?;
             if *behind && beginning.state != Some(scanned.state()) {
-                let (forked, exact) =
-                    driver.runtime.block_on(begin::fork_behind(&driver.repository, options, &mark, scanned.state()))?;
-                driver.board.note(format!("the repository was ahead of the source ({reason}): timeline {} was begun", forked.timeline));
+                let (forked, exact) = driver.runtime.block_on(begin::fork_behind(
+                    &driver.repository,
+                    options,
+                    &mark,
+                    scanned.state(),
+                ))?;
+                driver.board.note(format!(
+                    "the repository was ahead of the source ({reason}): timeline {} was begun",
+                    forked.timeline
+                ));
                 mark = forked;
                 record = if exact { Record::Nothing } else { Record::Difference };
             } else if beginning.state == Some(scanned.state()) {
@@ -272,7 +285,12 @@ impl Run {
             Record::Difference => self.record_difference(driver, &mut *image)?,
             Record::Image => {
                 let table = self.recorder.table().clone();
-                self.recorder.record_image(table, self.commit_now(&*image), has_history, self.alive_before)?;
+                self.recorder.record_image(
+                    table,
+                    self.commit_now(&*image),
+                    has_history,
+                    self.alive_before,
+                )?;
                 driver.board.base_missing();
                 self.base_wanted = true;
             }
@@ -285,7 +303,14 @@ impl Run {
     }
 
     fn commit_now(&self, image: &dyn Image) -> Commit {
-        Commit { image_pages: image.page_count(), time: Timestamp::now(), resume: self.source.resume() }
+        let now = Timestamp::now();
+        Commit {
+            image_pages: image.page_count(),
+            time: now,
+            not_before: now,
+            observed: true,
+            resume: self.source.resume(),
+        }
     }
 
     /// Ships what differs between the recorded state and the image, as the transaction that ends a gap.
@@ -322,7 +347,7 @@ impl Run {
             board: driver.board.clone(),
             scratch: driver.options.state.clone(),
         };
-        let (sender, waker) = (driver.sender.clone(), Arc::clone(&driver.waker));
+        let (sender, waker) = (driver.sender.clone(), driver.waker.clone());
         driver.runtime.spawn(async move {
             let _ = sender.send(Command::BaseDone(job.run().await));
             waker.wake();
@@ -353,7 +378,8 @@ impl Run {
             self.flush(driver)?;
             self.upkeep(driver, polled.transactions == 0)?;
             let until = self.recorder.ship_at(driver.options.flush_interval);
-            let wait = until.map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()).min(WAIT_MAX));
+            let wait =
+                until.map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()).min(WAIT_MAX));
             self.source.wait(&driver.waker, wait);
         }
     }
@@ -431,7 +457,7 @@ impl Run {
     /// With a full spool: holds the source's log until it reaches its ceiling, then lets go and waits for room. What
     /// was committed meanwhile becomes a gap.
     fn let_go_if_too_large(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
-        if self.source.log_bytes() < driver.options.source_log_bytes {
+        if self.source_log_bytes()? < driver.options.source_log_bytes {
             return Ok(None);
         }
         self.source.release();
@@ -444,6 +470,11 @@ impl Run {
             }
         }
         Ok(Some(Ended::Again))
+    }
+
+    fn source_log_bytes(&self) -> Result<u64, ProtectError> {
+        let frames = self.source.log_status()?.frames;
+        Ok(u64::from(frames) * u64::from(self.source.page_size().get()))
     }
 
     fn obey_while_away(&mut self, driver: &mut Driver) -> Option<Ended> {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::capture::sqlite::{CaptureError, SqliteSourceError};
 use crate::base::BaseError;
+use crate::capture::sqlite::{CaptureError, SqliteSourceError};
 use crate::error::{ErrorKind, Explain};
 use crate::ids::{DatabaseId, Position};
 use crate::repository::RepositoryError;
@@ -117,7 +117,9 @@ impl Explain for ProtectError {
         match self {
             Self::Source(error) => error.kind(),
             Self::Repository(error) => error.kind(),
-            Self::NameTaken { .. } | Self::ForeignState { .. } | Self::AlreadyProtected { .. } => ErrorKind::Refused,
+            Self::NameTaken { .. } | Self::ForeignState { .. } | Self::AlreadyProtected { .. } => {
+                ErrorKind::Refused
+            }
             Self::State { .. } => ErrorKind::TargetUnfit,
             _ => ErrorKind::Failed,
         }
@@ -128,13 +130,15 @@ impl Explain for ProtectError {
             Self::Source(error) => error.advice(),
             Self::Repository(error) => error.advice(),
             Self::State { .. } => Some("give a folder that this user can write, with --state".into()),
-            Self::AlreadyProtected { .. } => {
-                Some("`everwhen status` shows what it does; stop it first, or give this one another --state".into())
-            }
+            Self::AlreadyProtected { .. } => Some(
+                "`everwhen status` shows what it does; stop it first, or give this one another --state"
+                    .into(),
+            ),
             Self::NameTaken { .. } => Some("give this database another name, with --name".into()),
-            Self::ForeignState { .. } => {
-                Some("give the store that holds its history, or another --state folder to begin a new history".into())
-            }
+            Self::ForeignState { .. } => Some(
+                "give the store that holds its history, or another --state folder to begin a new history"
+                    .into(),
+            ),
             Self::SpoolFull { .. } | Self::NotDurable { .. } => {
                 Some("look at the store: `everwhen status` says what it answers".into())
             }

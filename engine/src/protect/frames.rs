@@ -24,7 +24,10 @@ pub(crate) struct FrameBuffer {
 pub(crate) enum PartBody {
     Memory(Bytes),
     /// In a file of the spool.
-    File { path: PathBuf, len: u64 },
+    File {
+        path: PathBuf,
+        len: u64,
+    },
 }
 
 impl PartBody {
@@ -43,7 +46,11 @@ impl FrameBuffer {
     }
 
     /// Puts the prologue before the frames. A part that outgrew memory becomes the file that `spooled` names.
-    pub(crate) fn into_part(mut self, prologue: &[u8], spooled: impl FnOnce() -> PathBuf) -> io::Result<PartBody> {
+    pub(crate) fn into_part(
+        mut self,
+        prologue: &[u8],
+        spooled: impl FnOnce() -> PathBuf,
+    ) -> io::Result<PartBody> {
         let Some(mut file) = self.file.take() else {
             let mut bytes = Vec::with_capacity(prologue.len() + self.memory.len());
             bytes.extend_from_slice(prologue);
@@ -68,7 +75,8 @@ impl FrameSink for FrameBuffer {
         self.memory.extend_from_slice(bytes);
         if self.memory.len() > MEMORY_MAX {
             if self.file.is_none() {
-                let file = File::options().read(true).write(true).create(true).truncate(true).open(&self.scratch)?;
+                let file =
+                    File::options().read(true).write(true).create(true).truncate(true).open(&self.scratch)?;
                 self.file = Some(file);
             }
             if let Some(file) = &mut self.file {

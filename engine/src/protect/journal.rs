@@ -63,7 +63,11 @@ impl Recovered {
     }
 
     /// The mark at the end of transaction `tx` with the table there; `None` when no part ended there.
-    pub(crate) fn at(self, tx: TxId, never_stored: impl Fn(PageSize) -> Option<PageNo>) -> Option<(Mark, PageTable)> {
+    pub(crate) fn at(
+        self,
+        tx: TxId,
+        never_stored: impl Fn(PageSize) -> Option<PageNo>,
+    ) -> Option<(Mark, PageTable)> {
         let (mut mark, mut hashes) = self.base;
         let mut records = self.records.into_iter();
         while mark.tx != Some(tx) {
@@ -102,7 +106,8 @@ impl Journal {
 
     /// Starts anew from this mark and table.
     pub(crate) fn start(folder: &Path, mark: &Mark, table: &PageTable) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).append(true).open(folder.join("journal"))?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).append(true).open(folder.join("journal"))?;
         let mut journal = Self { folder: folder.to_owned(), file, bytes: 0 };
         journal.compact(mark, table)?;
         Ok(journal)
@@ -318,7 +323,9 @@ mod tests {
             assert_eq!(found.tx, TxId::new(tx));
             assert_eq!(at.state() == table.state(), tx == 9);
         }
-        assert!(Journal::recover(folder.path()).unwrap().unwrap().at(TxId::new(5).unwrap(), |_| None).is_none());
+        assert!(
+            Journal::recover(folder.path()).unwrap().unwrap().at(TxId::new(5).unwrap(), |_| None).is_none()
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod status;
 mod table;
 
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -35,8 +35,8 @@ use crate::ids::{HostId, Position};
 use crate::repository::Repository;
 use crate::time::Timestamp;
 
-pub use error::ProtectError;
 pub use crate::history::Point;
+pub use error::ProtectError;
 pub use status::{BaseProgress, Health, ProtectionStatus};
 
 use driver::{Command, Driver};
@@ -105,7 +105,7 @@ pub struct Protection {
     name: String,
     board: Board,
     commands: mpsc::Sender<Command>,
-    waker: Arc<Waker>,
+    waker: Waker,
     ended: watch::Receiver<bool>,
     /// Held as long as this process protects the database.
     _lock: std::fs::File,
@@ -128,7 +128,7 @@ impl Protection {
         };
         let path = source.as_ref().map_or(options.source.as_path(), SqliteSource::path);
         let board = Board::new(&options.name, path.to_owned());
-        let waker = Arc::new(Waker::new().map_err(|source| state_error(&options, source))?);
+        let waker = Waker::new().map_err(|source| state_error(&options, source))?;
         let (sender, commands) = mpsc::channel();
         let name = options.name.clone();
         let driver = Driver {
@@ -138,7 +138,7 @@ impl Protection {
             runtime: tokio::runtime::Handle::current(),
             commands,
             sender: sender.clone(),
-            waker: Arc::clone(&waker),
+            waker: waker.clone(),
             manifest: None,
         };
         let (end, ended) = watch::channel(false);
@@ -174,7 +174,11 @@ impl Protection {
     ///
     /// # Errors
     /// [`ProtectError::NotDurable`] when `timeout` passes first.
-    pub async fn wait_durable(&self, wanted: Option<Position>, timeout: Duration) -> Result<Position, ProtectError> {
+    pub async fn wait_durable(
+        &self,
+        wanted: Option<Position>,
+        timeout: Duration,
+    ) -> Result<Position, ProtectError> {
         let began = Instant::now();
         let mut moves = self.board.watch_durable();
         let flushed = tokio::time::timeout(timeout, self.flush()).await;
@@ -183,7 +187,8 @@ impl Protection {
             return Err(ProtectError::Stopped { name: self.name.clone() });
         };
         let left = timeout.saturating_sub(began.elapsed());
-        let reached = tokio::time::timeout(left, moves.wait_for(|durable| durable.is_some_and(|at| at >= position)));
+        let reached =
+            tokio::time::timeout(left, moves.wait_for(|durable| durable.is_some_and(|at| at >= position)));
         match reached.await {
             Ok(Ok(durable)) => Ok((*durable).unwrap_or(position)),
             _ => Err(ProtectError::NotDurable {
@@ -201,7 +206,10 @@ impl Protection {
     pub async fn stop(mut self) -> Result<ProtectionStatus, ProtectError> {
         let _ = self.commands.send(Command::Stop);
         self.waker.wake();
-        self.ended.wait_for(|ended| *ended).await.map_err(|_| ProtectError::TaskDied { what: "capture".into() })?;
+        self.ended
+            .wait_for(|ended| *ended)
+            .await
+            .map_err(|_| ProtectError::TaskDied { what: "capture".into() })?;
         Ok(self.status())
     }
 
@@ -228,7 +236,9 @@ fn lock_state(options: &ProtectOptions) -> Result<std::fs::File, ProtectError> {
     let file = file.map_err(|source| state_error(options, source))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ProtectError::AlreadyProtected { folder: options.state.clone() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(ProtectError::AlreadyProtected { folder: options.state.clone() })
+        }
         Err(error) => Err(state_error(options, error.into())),
     }
 }

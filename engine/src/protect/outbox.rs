@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-use crate::ids::{Digest, TxId, TxRange};
+use crate::ids::{TxId, TxRange};
 use crate::protect::error::ProtectError;
 use crate::protect::frames::{FrameBuffer, PartBody};
 use crate::protect::spool::Spool;
@@ -29,8 +29,6 @@ pub(crate) struct Part {
     pub(crate) from: Timestamp,
     pub(crate) to: Timestamp,
     pub(crate) flags: TxFlags,
-    pub(crate) transactions: u64,
-    pub(crate) chain_before: Digest,
     pub(crate) body: PartBody,
 }
 
@@ -213,13 +211,11 @@ impl Outbox {
     pub(crate) fn secure(&mut self) -> Result<(), ProtectError> {
         self.spool_all()?;
         let (_, bytes) = self.queue.waiting();
-        if bytes + self.unshipped_bytes() > self.limits.spool { Err(ProtectError::SpoolFull { bytes }) } else { Ok(()) }
-    }
-
-    /// Whether more waits than the spool may hold.
-    pub(crate) fn is_over_limit(&self) -> bool {
-        let (memory, spooled) = self.queue.waiting();
-        memory + spooled + self.unshipped_bytes() > self.limits.spool
+        if bytes + self.unshipped_bytes() > self.limits.spool {
+            Err(ProtectError::SpoolFull { bytes })
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether there is room again, with some to spare.
@@ -266,8 +262,6 @@ mod tests {
             from: Timestamp::from_micros(0),
             to: Timestamp::from_micros(0),
             flags: TxFlags::NONE,
-            transactions: 1,
-            chain_before: Digest::from_bytes([0; 32]),
             body: PartBody::Memory(vec![1; bytes].into()),
         }
     }
@@ -297,6 +291,6 @@ mod tests {
         outbox.secure().unwrap();
         outbox.push(part(2, 90));
         assert!(matches!(outbox.secure(), Err(ProtectError::SpoolFull { .. })));
-        assert!(outbox.is_over_limit() || outbox.unshipped_bytes() > 100);
+        assert!(outbox.has_unshipped_parts());
     }
 }

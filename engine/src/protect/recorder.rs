@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use crate::capture::sink::{Commit, PreviousPage, Sink};
 use crate::failpoint;
-use crate::ids::{DatabaseId, Digest, Position, TxId};
+use crate::history::Point;
+use crate::ids::{DatabaseId, Position, TxId};
 use crate::page::{PageHash, PageNo};
 use crate::protect::error::ProtectError;
 use crate::protect::frames::FrameBuffer;
 use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::{Outbox, Part};
-use crate::history::Point;
 use crate::protect::status::Board;
 use crate::protect::table::PageTable;
 use crate::segment::{Effort, EncodeError, Encoder, EncoderParams};
@@ -58,7 +58,6 @@ pub(crate) struct Recorder {
 
 struct OpenPart {
     encoder: Encoder<FrameBuffer>,
-    chain_before: Digest,
     from: Timestamp,
     flags: TxFlags,
     changes: Vec<(u32, u64)>,
@@ -125,7 +124,8 @@ impl Recorder {
 
     /// When the first part not yet shipped has waited for the flush interval; `None` when nothing waits.
     pub(crate) fn ship_at(&self, interval: std::time::Duration) -> Option<Instant> {
-        let waiting = self.open.as_ref().is_some_and(|open| open.committed > 0) || self.outbox.has_unshipped_parts();
+        let waiting =
+            self.open.as_ref().is_some_and(|open| open.committed > 0) || self.outbox.has_unshipped_parts();
         waiting.then(|| self.last_shipped.map_or_else(Instant::now, |shipped| shipped + interval))
     }
 
@@ -168,6 +168,7 @@ impl Recorder {
         after_gap: bool,
         not_before: Timestamp,
     ) -> Result<(), ProtectError> {
+        let not_before = if after_gap { not_before } else { commit.time };
         self.expect(TxFlags { needs_base: true, ends_gap: after_gap, ..TxFlags::NONE }, not_before)?;
         self.mark.page_size = table.page_size();
         self.table = table;
@@ -227,7 +228,6 @@ impl Recorder {
             let frames = self.outbox.frame_buffer(self.next_tx());
             self.open = Some(OpenPart {
                 encoder: Encoder::new(params, frames),
-                chain_before: self.mark.chain,
                 from: self.mark.time,
                 flags: TxFlags::NONE,
                 changes: Vec::new(),
@@ -244,7 +244,7 @@ impl Recorder {
         }
         let finished = open.encoder.finish()?;
         self.mark.chain = finished.header.chain_after;
-        self.mark.log_versions += finished.header.page_versions;
+        self.mark.log_versions += u64::from(finished.header.page_versions);
         let range = finished.header.range;
         let body = finished
             .frames
@@ -256,15 +256,7 @@ impl Recorder {
         // Later commits of the part come later in the list: the last hash of a page is the one that holds.
         let changes = self.last_changes(&open.changes);
         self.journal.append(&self.mark, &changes).map_err(|source| self.outbox.state_error(source))?;
-        let part = Part {
-            range,
-            from: open.from,
-            to: self.mark.time,
-            flags: open.flags,
-            transactions: open.committed,
-            chain_before: open.chain_before,
-            body,
-        };
+        let part = Part { range, from: open.from, to: self.mark.time, flags: open.flags, body };
         // A flagged transaction is the first of its segment, so whatever came before goes on its way first.
         if part.flags.any() {
             self.outbox.ship();

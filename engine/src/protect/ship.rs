@@ -12,11 +12,11 @@ use futures::stream::FuturesOrdered;
 
 use crate::error::Explain;
 use crate::failpoint;
+use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position, TimelineId};
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
 use crate::protect::outbox::{OutboxQueue, Shipment};
-use crate::history::Point;
 use crate::protect::status::Board;
 use crate::repository::Repository;
 use crate::store::Body;
@@ -90,7 +90,8 @@ impl Shipper {
                 }
                 Err(error) => {
                     let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
-                    self.board.store_trouble(Some(format!("cannot store commits: {}{advice}", chain(&error))));
+                    self.board
+                        .store_trouble(Some(format!("cannot store commits: {}{advice}", chain(&error))));
                     tracing::warn!(error = %chain(&error), "cannot store a segment, trying again in {pause:?}");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -139,7 +140,11 @@ impl Shipper {
     fn stored(&self, stored: &Stored) {
         let Stored { shipment, bytes } = stored;
         for part in &shipment.parts {
-            let _ = std::fs::remove_file(self.scratch.join(format!("{}-{}.part", part.range.first(), part.range.last())));
+            let _ = std::fs::remove_file(self.scratch.join(format!(
+                "{}-{}.part",
+                part.range.first(),
+                part.range.last()
+            )));
         }
         failpoint::hit("spool_after_delete");
         let next = self.queue.done();

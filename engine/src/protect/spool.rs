@@ -60,7 +60,9 @@ impl Spool {
             let entry = entry?;
             let name = entry.file_name();
             match name.to_str().and_then(parse_name) {
-                Some(range) => parts.push(SpooledPart { range, path: entry.path(), bytes: entry.metadata()?.len() }),
+                Some(range) => {
+                    parts.push(SpooledPart { range, path: entry.path(), bytes: entry.metadata()?.len() })
+                }
                 None => std::fs::remove_file(entry.path())?,
             }
         }

@@ -111,7 +111,15 @@ impl Board {
             stored_bytes_total: 0,
             gaps_total: 0,
         };
-        let shared = Shared { status, unprotected_since: None, has_base: false, stored: None, source_trouble: None, store_trouble: None, notes: Vec::new() };
+        let shared = Shared {
+            status,
+            unprotected_since: None,
+            has_base: false,
+            stored: None,
+            source_trouble: None,
+            store_trouble: None,
+            notes: Vec::new(),
+        };
         Self { shared: Arc::new(Mutex::new(shared)), durable: Arc::new(watch::Sender::new(None)) }
     }
 
@@ -212,7 +220,9 @@ impl Board {
         let failing = shared.source_trouble.iter().chain(&shared.store_trouble);
         status.reasons = failing.chain(&shared.notes).cloned().collect();
         if !shared.has_base && shared.source_trouble.is_none() {
-            status.reasons.push("the first base is being made: nothing can be restored before it is complete".into());
+            status
+                .reasons
+                .push("the first base is being made: nothing can be restored before it is complete".into());
         }
         status.health = match (&shared.source_trouble, &shared.store_trouble, status.reasons.is_empty()) {
             (None, None, true) => Health::Ok,

@@ -26,13 +26,15 @@ enum Undo {
 
 impl PageTable {
     /// The table of the empty image.
+    #[cfg(test)]
     pub(crate) fn new(page_size: PageSize, never_stored: Option<PageNo>) -> Self {
         Self { page_size, never_stored, hashes: Vec::new(), state: StateChecksum::EMPTY, undo: Vec::new() }
     }
 
     /// A table read back from disk; its sum is computed anew.
     pub(crate) fn from_hashes(page_size: PageSize, never_stored: Option<PageNo>, hashes: Vec<u64>) -> Self {
-        let mut table = Self { page_size, never_stored, hashes, state: StateChecksum::EMPTY, undo: Vec::new() };
+        let mut table =
+            Self { page_size, never_stored, hashes, state: StateChecksum::EMPTY, undo: Vec::new() };
         table.state = (0..table.hashes.len())
             .filter(|&index| !table.is_never_stored(index))
             .filter_map(|index| table.hashes.get(index))
@@ -91,7 +93,9 @@ impl PageTable {
         }
         if self.pages() < pages {
             let zeros = vec![0; self.page_size.bytes()];
-            while let Some(page) = PageNo::new(self.pages().wrapping_add(1)).filter(|page| page.get() <= pages) {
+            while let Some(page) =
+                PageNo::new(self.pages().wrapping_add(1)).filter(|page| page.get() <= pages)
+            {
                 let stored = !self.is_never_stored(page.index());
                 let hash = if stored { PageHash::of(page, &zeros) } else { PageHash::from_raw(0) };
                 self.hashes.push(hash.get());
