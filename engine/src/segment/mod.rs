@@ -17,6 +17,8 @@ mod image;
 mod prologue;
 mod replay;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use encode::{Effort, EncodeError, Encoder, EncoderParams, Finished, FrameSink};
 pub use error::SegmentError;
