@@ -164,8 +164,8 @@ impl Explain for EncodeError {
 
 /// The images of the frame being filled, and the previous versions of its pages.
 #[derive(Debug)]
-struct OpenFrame {
-    images: Vec<u8>,
+pub(super) struct OpenFrame {
+    pub(super) images: Vec<u8>,
     prefix: Vec<u8>,
     /// The pages in it in order of first appearance, and the same as a set.
     pages: Vec<PageNo>,
@@ -236,6 +236,7 @@ struct UnderWay {
 struct Undo {
     frame: OpenFrame,
     frames_len: u64,
+    frames_raw_len: u64,
     frames_hash: Hashing,
 }
 
@@ -250,11 +251,11 @@ struct Undo {
 #[derive(Debug)]
 pub struct Encoder<W> {
     params: EncoderParams,
-    sink: W,
+    pub(super) sink: W,
     tables: TableBuilder,
-    open: OpenFrame,
+    pub(super) open: OpenFrame,
     under_way: Option<UnderWay>,
-    frames_len: u64,
+    pub(super) frames_len: u64,
     frames_raw_len: u64,
     frames_hash: Hashing,
     image_pages: u32,
@@ -341,6 +342,7 @@ impl<W: FrameSink> Encoder<W> {
                 Some(undo) => {
                     self.open = undo.frame;
                     self.frames_len = undo.frames_len;
+                    self.frames_raw_len = undo.frames_raw_len;
                     self.frames_hash = undo.frames_hash;
                 }
             }
@@ -468,7 +470,7 @@ impl<W: FrameSink> Encoder<W> {
             Ok((codec, bytes.len() as u64, crc32fast::hash(bytes)))
         })?;
         self.tables.frame(count, codec, len, entry);
-        let frames_len = self.frames_len;
+        let (frames_len, frames_raw_len) = (self.frames_len, self.frames_raw_len);
         self.frames_len += len;
         self.frames_raw_len += images.len() as u64;
         let mut closed = std::mem::replace(&mut self.open, OpenFrame::new(self.image_pages));
@@ -477,7 +479,7 @@ impl<W: FrameSink> Encoder<W> {
             tx.open_up_to = 0;
             if let Some(frames_hash) = before {
                 closed.go_back(tx.frame);
-                tx.undo = Some(Box::new(Undo { frame: closed, frames_len, frames_hash }));
+                tx.undo = Some(Box::new(Undo { frame: closed, frames_len, frames_raw_len, frames_hash }));
                 return Ok(());
             }
         }
