@@ -24,7 +24,9 @@ fn each_commit_is_one_transaction_and_the_image_follows() {
     assert_eq!(rig.model.previous_given, rig.model.previous_right);
     let copy = rig.model.open_copy(folder.path(), 4096);
     assert_eq!(copy.query_row("select count(*) from t", [], |row| row.get::<_, i64>(0)).unwrap(), 3_000);
-    rig.run_until(|rig| rig.source.log_status().unwrap().backfilled == rig.source.log_status().unwrap().frames);
+    rig.run_until(|rig| {
+        rig.source.log_status().unwrap().backfilled == rig.source.log_status().unwrap().frames
+    });
     rig.run_for(Duration::from_millis(100));
     for number in 0..500 {
         app.execute("insert into t(b) values (?1)", [format!("row {number}")]).unwrap();
