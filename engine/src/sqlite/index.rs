@@ -91,10 +91,6 @@ impl IndexHead {
 }
 
 /// Reads a number as this machine's SQLite wrote it into shared memory.
-#[expect(
-    clippy::host_endian_bytes,
-    reason = "the wal-index is shared memory in the machine's own byte order"
-)]
 #[must_use]
 pub fn native32(bytes: &[u8], offset: usize) -> u32 {
     bytes.get(offset..offset + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes)
