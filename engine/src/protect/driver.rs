@@ -366,13 +366,14 @@ impl Run {
                     if let Some(ended) = self.let_go_if_too_large(driver)? {
                         return Ok(ended);
                     }
+                    self.flush(driver)?;
                     self.source.wait(&driver.waker, Duration::from_millis(50));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
             if let Some(event) = polled.event {
-                return self.obey_event(driver, event);
+                return self.obey_event(driver, &event);
             }
             driver.board.looked(looked);
             self.flush(driver)?;
@@ -448,7 +449,7 @@ impl Run {
         }
     }
 
-    fn obey_event(&mut self, driver: &Driver, event: SourceEvent) -> Result<Ended, ProtectError> {
+    fn obey_event(&self, driver: &Driver, event: &SourceEvent) -> Result<Ended, ProtectError> {
         tracing::warn!(?event, "the source has changed under its name");
         driver.board.source_trouble(Some(format!("the source has changed: {event:?}")));
         Ok(Ended::Again)
