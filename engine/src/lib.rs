@@ -14,6 +14,7 @@ pub mod ids;
 pub mod page;
 pub mod plan;
 pub mod protect;
+pub mod random;
 pub mod repository;
 pub mod segment;
 pub mod sqlite;
