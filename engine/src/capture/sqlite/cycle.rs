@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 
 /// Between two quiet cycles: more of them only cost fsyncs.
 const CYCLE_PAUSE: Duration = Duration::from_millis(50);
+/// The same when commits come too close together for a quiet moment.
+const RESTLESS_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between cycles of an idle log that another reader keeps from being backfilled.
 const CYCLE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks for a checkpoint that waits for us.
@@ -38,6 +40,7 @@ const HARD_PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     last_commit: Instant,
+    last_cycle: Instant,
     next_cycle: Instant,
     cycle_pause: Duration,
     next_hard: Instant,
@@ -51,6 +54,7 @@ impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             last_commit: now,
+            last_cycle: now,
             next_cycle: now,
             cycle_pause: CYCLE_PAUSE,
             next_hard: now,
@@ -123,7 +127,15 @@ impl SqliteSource {
 
     /// When the next quiet cycle may be tried, for a log of so many frames.
     fn next_cycle(&self, frames: u32) -> Instant {
-        let quiet = if frames >= self.options.soft_frames { self.options.quiet } else { self.options.idle };
+        let soft = self.options.soft_frames;
+        let quiet = match frames {
+            _ if frames < soft => self.options.idle,
+            // There was no quiet moment: right after a commit is the best one then, and fails at worst.
+            _ if frames >= soft.saturating_add(soft / 2) => {
+                return self.pace.next_cycle.max(self.pace.last_cycle + RESTLESS_PAUSE);
+            }
+            _ => self.options.quiet,
+        };
         (self.pace.last_commit + quiet).max(self.pace.next_cycle)
     }
 
@@ -210,6 +222,7 @@ impl SqliteSource {
     }
 
     fn quiet_cycle<S: Sink>(&mut self, sink: &mut S, now: Instant, transactions: &mut u64) -> Step<S::Error> {
+        self.pace.last_cycle = now;
         self.pace.next_cycle = now + self.pace.cycle_pause;
         // Before the pin moves, so that it does not stand on slot 0 while the sink works.
         self.secure(sink)?;

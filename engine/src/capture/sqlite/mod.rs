@@ -75,7 +75,8 @@ pub struct SqliteOptions {
     /// From this many frames on a reset is forced with the write lock, for about a millisecond. `None`: never; then the
     /// log grows for as long as commits come back to back.
     pub hard_frames: Option<u32>,
-    /// How long nothing must have been committed for a moment to be quiet.
+    /// How long nothing must have been committed for a moment to be quiet. A log half again as long as
+    /// `soft_frames` no longer waits for one.
     pub quiet: Duration,
     /// How long nothing must have been committed for the log to be backfilled even when it is short.
     pub idle: Duration,
@@ -94,7 +95,7 @@ impl Default for SqliteOptions {
         Self {
             soft_frames: 800,
             hard_frames: Some(8_000),
-            quiet: Duration::from_millis(5),
+            quiet: Duration::from_millis(2),
             idle: Duration::from_millis(500),
             patience: Duration::from_secs(2),
             convert_to_wal: false,
