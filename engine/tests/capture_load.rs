@@ -1,5 +1,7 @@
 //! What the application feels of being captured: no busy answers, no slow checkpoints, no slow commits.
 
+#![allow(clippy::unwrap_used, reason = "what helps tests fails as tests do")]
+
 mod capture_support;
 
 use std::path::PathBuf;
@@ -156,6 +158,9 @@ fn an_idle_database_costs_next_to_nothing_and_wakes_at_once() {
     });
     rig.run_until(|rig| rig.model.commits.len() == 2);
     assert!(writer.join().unwrap().elapsed() < Duration::from_millis(100));
+    let commit = rig.model.commits.last().unwrap();
+    assert!(commit.observed, "a commit after a long silence was watched all the same");
+    assert!(commit.time.micros_since(commit.not_before) < 500_000);
 }
 
 #[test]

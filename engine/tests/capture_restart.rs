@@ -1,6 +1,8 @@
 //! Going on after a restart: only where every part of the resume point matches, else from the state found. And frames
 //! in the log that look like commits and are none.
 
+#![allow(clippy::unwrap_used, reason = "what helps tests fails as tests do")]
+
 mod capture_support;
 
 use std::os::unix::fs::FileExt;
@@ -62,15 +64,15 @@ fn commits_made_while_away_are_captured_singly_when_the_log_still_has_them() {
     let resume = rig.model.commits.last().unwrap().resume.clone();
     rig.source.release();
     insert(&app, 20);
-    std::thread::sleep(Duration::from_millis(2_100));
     let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
     assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
     rig.source = source;
+    rig.poll();
     insert(&app, 1);
     rig.settle_and_compare();
     assert_eq!(rig.model.commits.len(), 31);
-    assert!(rig.model.commits[..10].iter().all(|commit| commit.observed));
-    assert!(rig.model.commits[10..].iter().all(|commit| !commit.observed));
+    let observed: Vec<_> = rig.model.commits.iter().map(|commit| commit.observed).collect();
+    assert_eq!(observed, [[true; 10].as_slice(), &[false; 20], &[true]].concat());
     assert_eq!(rig.model.previous_missing, 0);
     assert_eq!(rig.model.previous_given, rig.model.previous_right);
 }
@@ -259,15 +261,16 @@ fn a_user_who_may_only_read_captures_while_the_application_checkpoints() {
     let (path, app) = table(folder.path());
     app.execute_batch("PRAGMA wal_autocheckpoint=200; PRAGMA synchronous=off").unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let mut child = command("capture 2000 0", &path).uid(65_534).gid(65_534).spawn().unwrap();
+    let mut child = command("capture 1500 0", &path).uid(65_534).gid(65_534).spawn().unwrap();
     let attached = path.with_extension("attached");
     while !attached.exists() {
         assert!(child.try_wait().unwrap().is_none(), "it did not attach");
         std::thread::sleep(Duration::from_millis(5));
     }
-    for _ in 0..200 {
-        insert(&app, 10);
-        std::thread::sleep(Duration::from_millis(5));
+    for _ in 0..1_500 {
+        insert(&app, 1);
+        std::thread::sleep(Duration::from_millis(2));
     }
-    assert_eq!(reported(child, "commits"), 2_000);
+    // It checkpoints nothing; the application's own checkpoints get through all the same.
+    assert!(reported(child, "frames") < 1_200);
 }

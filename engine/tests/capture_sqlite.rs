@@ -1,5 +1,7 @@
 //! Capture of one database: commits, resets of the log, images, page sizes, and what can happen to the files.
 
+#![allow(clippy::unwrap_used, reason = "what helps tests fails as tests do")]
+
 mod capture_support;
 
 use std::path::Path;

@@ -156,11 +156,13 @@ fn paced(path: &Path, commits: u64, _: u64) {
     println!("\nbusy={busy} p999={}", micros[micros.len() * 999 / 1000]);
 }
 
-/// Captures until so many commits have come; reports how many equal pages there are at the end.
+/// Captures as a user who may only read, until so many commits have come; reports the length of the log at the end.
 fn capture(path: &Path, commits: u64) {
-    let mut rig = super::Rig::attach(path);
+    let options = super::SqliteOptions { hard_frames: Some(500), ..Default::default() };
+    let mut rig = super::Rig::attach_with(path, options);
     std::fs::write(path.with_extension("attached"), b"").unwrap();
     rig.run_until(|rig| rig.model.commits.len() as u64 >= commits);
+    assert!(rig.source.log_status().unwrap().read_only);
     let longest = rig.source.log_status().unwrap().frames;
     rig.settle_and_compare();
     println!("\ncommits={} frames={longest}", rig.model.commits.len());
