@@ -339,13 +339,8 @@ impl SqliteSource {
             }
             Err(Break { reason, behind }) => {
                 self.place_at(look.head)?;
-<<<<<<< HEAD
-                self.unplaced = true;
-                Ok(Attach::Unknown { reason, behind })
-=======
                 (self.unplaced, self.away) = (true, false);
-                Ok(Attach::Unknown { reason })
->>>>>>> sqlite
+                Ok(Attach::Unknown { reason, behind })
             }
         }
     }
