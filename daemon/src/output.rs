@@ -17,11 +17,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| cannot_write(&error))
 }
 
-/// Writes a value as one line of JSON.
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+/// A value as one line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value)
         .map_err(|error| Failure::new(ErrorKind::Failed, "cannot write JSON").caused_by(&error))?;
-    print(&format!("{text}\n"))
+    Ok(text + "\n")
 }
 
 /// Writes `value` as JSON or `text`, as was asked.
@@ -30,7 +30,7 @@ pub(crate) fn report(
     value: &impl Serialize,
     text: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
-    if json { print_json(value) } else { print(&text()) }
+    print(&if json { json_line(value)? } else { text() })
 }
 
 fn cannot_write(error: &std::io::Error) -> Failure {

@@ -157,6 +157,19 @@ impl DatabaseEntry {
         Self { path: path.into(), name: None, class: Self::DEFAULT_CLASS.into(), convert_to_wal: false }
     }
 
+    /// The entry as it stands in a file.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut text = String::from("\n[[database]]\n");
+        let mut line = |key: &str, value: toml::Value| text.push_str(&format!("{key} = {value}\n"));
+        line("path", toml::Value::String(self.path.to_string_lossy().into_owned()));
+        if let Some(name) = &self.name {
+            line("name", toml::Value::String(name.clone()));
+        }
+        line("class", toml::Value::String(self.class.clone()));
+        line("convert_to_wal", toml::Value::Boolean(self.convert_to_wal));
+        text
+    }
+
     /// Its name: as given, or the file's name without extension.
     pub(crate) fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| {
@@ -237,18 +250,43 @@ impl Config {
             .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
     }
 
+    /// Loads a file with nothing but `[[database]]` tables. Their classes may be any: the configuration that knows
+    /// them may be another one next time.
+    pub(crate) fn load_list(path: &Path) -> Result<Vec<DatabaseEntry>, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let document = Document::new(&text, path.parent().unwrap_or(Path::new("/")));
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        note_syntax(&document, &errors);
+        let mut entries: Vec<DatabaseEntry> = Vec::new();
+        let mut top = Section::top(&document, table.get_ref());
+        for section in top.table_list("database") {
+            let entry = read_database(section, &entries, None);
+            entries.extend(entry);
+        }
+        top.finish();
+        match document.into_problems() {
+            problems if problems.is_empty() => Ok(entries),
+            problems => Err(ConfigError::Invalid { path: path.to_owned(), problems }),
+        }
+    }
+
     /// Reads a document whose relative paths begin at `folder`.
     pub(crate) fn parse(text: &str, folder: &Path) -> Result<Self, Vec<Problem>> {
         let document = Document::new(text, folder);
         let (table, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
-            document.problem(error.span().map_or(0, |span| span.start), error.message().to_owned());
-        }
+        note_syntax(&document, &errors);
         let config = read(Section::top(&document, table.get_ref()), folder);
         match document.into_problems() {
             problems if problems.is_empty() => Ok(config),
             problems => Err(problems),
         }
+    }
+}
+
+fn note_syntax(document: &Document<'_>, errors: &[toml::de::Error]) {
+    for error in errors {
+        document.problem(error.span().map_or(0, |span| span.start), error.message().to_owned());
     }
 }
 
@@ -272,7 +310,7 @@ fn read(mut top: Section<'_>, folder: &Path) -> Config {
         config.classes.extend(class.map(|class| (name, class)));
     }
     for section in top.table_list("database") {
-        let entry = read_database(section, &config);
+        let entry = read_database(section, &config.databases, Some(&config.classes));
         config.databases.extend(entry);
     }
     top.finish();
@@ -345,20 +383,30 @@ fn read_class(mut section: Section<'_>, built_in: Option<Class>) -> Option<Class
     Some(Class { captured: true, retention: retention.or(built_in.map(|class| class.retention))? })
 }
 
-fn read_database(mut section: Section<'_>, config: &Config) -> Option<DatabaseEntry> {
+/// Checks a class by name; gives the name.
+pub(crate) fn class_named(name: &str, classes: &BTreeMap<String, Class>) -> Result<String, String> {
+    if classes.contains_key(name) {
+        return Ok(name.to_owned());
+    }
+    let known: Vec<&str> = classes.keys().map(String::as_str).collect();
+    Err(match suggest::nearest(name, &known) {
+        Some(meant) => format!("no class '{name}': did you mean '{meant}'?"),
+        None => format!("no class '{name}': known are {}", known.join(", ")),
+    })
+}
+
+fn read_database(
+    mut section: Section<'_>,
+    earlier: &[DatabaseEntry],
+    classes: Option<&BTreeMap<String, Class>>,
+) -> Option<DatabaseEntry> {
     let path = section.path("path");
     if path.is_none() {
         section.complain("path", "each [[database]] needs the path of its file");
     }
-    let class = section.parsed("class", "the name of a class", |name| {
-        if config.classes.contains_key(name) {
-            return Ok(name.to_owned());
-        }
-        let known: Vec<&str> = config.classes.keys().map(String::as_str).collect();
-        Err(match suggest::nearest(name, &known) {
-            Some(meant) => format!("no class '{name}': did you mean '{meant}'?"),
-            None => format!("no class '{name}': known are {}", known.join(", ")),
-        })
+    let class = section.parsed("class", "the name of a class", |name| match classes {
+        Some(classes) => class_named(name, classes),
+        None => Ok(name.to_owned()),
     });
     let entry = path.map(|path| DatabaseEntry {
         name: section.text("name"),
@@ -367,7 +415,7 @@ fn read_database(mut section: Section<'_>, config: &Config) -> Option<DatabaseEn
         path,
     });
     if let Some(entry) = &entry
-        && config.databases.iter().any(|other| other.path == entry.path || other.name() == entry.name())
+        && earlier.iter().any(|other| other.path == entry.path || other.name() == entry.name())
     {
         section
             .complain("path", &format!("'{}' has the path or the name of an earlier database", entry.name()));

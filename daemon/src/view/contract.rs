@@ -58,7 +58,8 @@ fn status() {
             transactions_total: 4,
             segments_total: 5,
             stored_bytes_total: 6,
-            base: Some(v1::BaseProgress { position: String::new(), done_bytes: 7, total_bytes: 8 }),
+            covered_through: None,
+            base: Some(v1::BaseProgress { done_pages: 7, total_pages: 8 }),
         }],
         daemon: Some(v1::DaemonInfo {
             host: "ff".into(),
@@ -77,7 +78,7 @@ fn status() {
                 "captured": point_json(), "durable": point_json(), "lag_ms": 12,
                 "window": {"from": TIME, "to": TIME}, "gaps": 1, "spool_bytes": 2, "queue_bytes": 3,
                 "transactions_total": 4, "segments_total": 5, "stored_bytes_total": 6,
-                "base": {"position": null, "done_bytes": 7, "total_bytes": 8},
+                "base": {"done_pages": 7, "total_pages": 8}, "covered_through": null,
             }],
             "daemon": {"host": "ff", "host_name": "box", "version": "0.1.0", "started": null, "pid": 9},
         })

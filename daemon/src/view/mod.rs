@@ -100,6 +100,7 @@ pub(crate) struct DatabaseStatusView {
     pub(crate) durable: Option<PointView>,
     /// Null when no daemon answers for it: the repository alone cannot tell.
     pub(crate) lag_ms: Option<u64>,
+    pub(crate) covered_through: Option<Timestamp>,
     pub(crate) window: Option<WindowView>,
     pub(crate) gaps: u64,
     pub(crate) spool_bytes: u64,
@@ -113,9 +114,8 @@ pub(crate) struct DatabaseStatusView {
 /// A base under way.
 #[derive(Debug, Serialize)]
 pub(crate) struct BaseProgressView {
-    pub(crate) position: Option<String>,
-    pub(crate) done_bytes: u64,
-    pub(crate) total_bytes: u64,
+    pub(crate) done_pages: u64,
+    pub(crate) total_pages: u64,
 }
 
 /// The daemon of `status --json`.
@@ -157,6 +157,7 @@ fn database_status(status: v1::DatabaseStatus, live: bool) -> DatabaseStatusView
         captured: status.captured.map(PointView::from),
         durable: status.durable.map(PointView::from),
         lag_ms: (live && database.protected).then_some(status.lag_ms),
+        covered_through: status.covered_through.as_ref().map(time_in),
         window: status.window.map(WindowView::from),
         gaps: status.gaps,
         spool_bytes: status.spool_bytes,
@@ -165,9 +166,8 @@ fn database_status(status: v1::DatabaseStatus, live: bool) -> DatabaseStatusView
         segments_total: status.segments_total,
         stored_bytes_total: status.stored_bytes_total,
         base: status.base.map(|base| BaseProgressView {
-            position: Some(base.position).filter(|position| !position.is_empty()),
-            done_bytes: base.done_bytes,
-            total_bytes: base.total_bytes,
+            done_pages: base.done_pages,
+            total_pages: base.total_pages,
         }),
     }
 }

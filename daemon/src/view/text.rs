@@ -87,7 +87,7 @@ fn one_status(text: &mut String, db: &DatabaseStatusView, now: Timestamp) {
         line("gaps", format!("{}: see everwhen history", db.gaps));
     }
     if let Some(base) = &db.base {
-        line("base", format!("{} of {}", size(base.done_bytes), size(base.total_bytes)));
+        line("base", format!("{} of {} pages", base.done_pages, base.total_pages));
     }
     if db.spool_bytes + db.queue_bytes > 0 {
         line("waiting", format!("{} in memory, {} on disk", size(db.queue_bytes), size(db.spool_bytes)));
