@@ -14,6 +14,10 @@ pub struct Commit {
     pub image_pages: u32,
     /// The best estimate of when it was committed: never later than the moment the writer was told.
     pub time: Timestamp,
+    /// The latest moment at which it is known not to have been committed yet.
+    pub not_before: Timestamp,
+    /// Whether the source was being watched when it was committed. If not, `time` is only an upper bound.
+    pub observed: bool,
     /// Where to go on after it, in the source's own encoding (opaque to the pipeline, kept in the local state).
     pub resume: Vec<u8>,
 }

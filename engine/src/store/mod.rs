@@ -1,3 +1,6 @@
 //! The repository's object store.
 
+mod body;
 pub mod keys;
+
+pub use body::Body;

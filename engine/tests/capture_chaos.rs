@@ -1,0 +1,95 @@
+//! Capture under load: several application processes, hostile checkpoints, kills. No commit is lost, no page differs.
+
+mod capture_support;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use capture_support::writer::{Dice, reported, run_job, start};
+use capture_support::{Rig, wal_database};
+use everwhen_engine::capture::sqlite::SqliteOptions;
+
+#[test]
+#[ignore = "runs as an application process of the other tests"]
+fn application_process() {
+    run_job();
+}
+
+fn database(folder: &tempfile::TempDir) -> PathBuf {
+    let (path, app) = wal_database(folder.path(), "PRAGMA page_size=1024");
+    app.execute_batch("create table t(a integer primary key, b, c); create index i on t(b, c);").unwrap();
+    path
+}
+
+fn options() -> SqliteOptions {
+    SqliteOptions { soft_frames: 200, hard_frames: Some(1_500), ..SqliteOptions::default() }
+}
+
+fn check(rig: &mut Rig, folder: &tempfile::TempDir) {
+    rig.settle_and_compare();
+    assert!(rig.events.is_empty(), "{:?}", rig.events);
+    assert_eq!(rig.model.previous_given, rig.model.previous_right);
+    rig.model.open_copy(folder.path(), 1024);
+}
+
+#[test]
+fn every_acknowledged_commit_of_three_processes_is_captured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let mut rig = Rig::attach_with(&path, options());
+    let mut children: Vec<_> = (1..=3).map(|seed| start(&format!("chaos 5000 {seed}"), &path)).collect();
+    rig.run_until(|_| children.iter_mut().all(|child| child.try_wait().unwrap().is_some()));
+    let acknowledged: u64 = children.into_iter().map(|child| reported(child, "commits")).sum();
+    check(&mut rig, &folder);
+    assert_eq!(rig.model.commits.len() as u64, acknowledged);
+    assert!(acknowledged > 50, "{acknowledged}");
+}
+
+#[test]
+fn hostile_checkpoints_lose_no_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let mut rig = Rig::attach_with(&path, options());
+    let mut children: Vec<_> = (11..=13).map(|seed| start(&format!("chaos 5000 {seed}"), &path)).collect();
+    let mut hostile = start("checkpoints 5000 7", &path);
+    rig.run_until(|_| {
+        children.iter_mut().chain([&mut hostile]).all(|child| child.try_wait().unwrap().is_some())
+    });
+    reported(hostile, "done");
+    let acknowledged: u64 = children.into_iter().map(|child| reported(child, "commits")).sum();
+    check(&mut rig, &folder);
+    assert_eq!(rig.model.commits.len() as u64, acknowledged);
+    assert!(acknowledged > 50, "{acknowledged}");
+}
+
+#[test]
+fn killed_writers_leave_nothing_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let mut rig = Rig::attach_with(&path, options());
+    let mut dice = Dice::new(5);
+    let mut children: Vec<_> = (0..3).map(|seed| start(&format!("chaos 60000 {seed}"), &path)).collect();
+    let mut hostile = start("checkpoints 5000 3", &path);
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut next_kill = Instant::now();
+    let mut seed = 100;
+    rig.run_until(|_| {
+        let now = Instant::now();
+        if now >= next_kill && now < until {
+            let victim = &mut children[dice.below(3) as usize];
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+            seed += 1;
+            *victim = start(&format!("chaos 60000 {seed}"), &path);
+            next_kill = now + Duration::from_millis(100 + dice.below(300));
+        }
+        now >= until
+    });
+    for mut child in children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    hostile.wait().unwrap();
+    check(&mut rig, &folder);
+    assert!(rig.model.commits.len() > 50);
+}
