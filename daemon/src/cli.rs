@@ -127,7 +127,6 @@ pub(crate) struct Reach {
 /// Captures every commit of the databases, live, beside the applications that write to them, until it is told to stop
 /// (Ctrl-C or SIGTERM: it flushes and exits 0; a second one stops it at once).
 #[derive(Debug, Args)]
-#[command(after_long_help = RUN_EXAMPLES)]
 pub(crate) struct Run {
     /// Databases to protect: paths of SQLite files. They need not exist yet
     #[arg(value_name = "DB")]
@@ -164,6 +163,11 @@ const RUN_EXAMPLES: &str = concat!(
     "  everwhen run --config /etc/everwhen.toml              as a service\n\n",
     "A configuration with every key (all are optional):\n\n",
 );
+
+/// Puts the examples and the configuration into the help of `run`.
+pub(crate) fn with_configuration(run: clap::Command) -> clap::Command {
+    run.after_long_help(format!("{RUN_EXAMPLES}{}", crate::config::EXAMPLE))
+}
 
 /// How protection stands: lag, durable position, window, gaps, health with reasons
 ///

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use everwhen_engine::error::ErrorKind;
+use everwhen_engine::history::Seen;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 
@@ -86,6 +87,12 @@ pub(crate) fn failure_in(message: &str, detail: v1::ErrorDetail) -> Failure {
         failure.chain = detail.chain;
     }
     failure
+}
+
+/// A daemon's word, in its status, on how far it covers the time.
+pub(crate) fn seen_in(status: &v1::DatabaseStatus) -> Option<Seen> {
+    let position = status.durable.as_ref()?.position.parse().ok()?;
+    Some(Seen { position, time: time_in(status.covered_through.as_ref()?) })
 }
 
 #[cfg(test)]

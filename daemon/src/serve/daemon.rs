@@ -10,16 +10,17 @@ use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
+use tokio::sync::mpsc;
 
 use super::guard::Guard;
 use super::home::{self, Home};
 use crate::answers::{Answer, Answers, Parts};
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
-use crate::place::Told;
+use crate::place::{Place, Told};
 use crate::reader;
 use crate::verbs::spelt;
-use crate::wire::{time_in, time_out};
+use crate::wire::{seen_in, time_out};
 
 /// How often a database that could not be protected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -35,12 +36,21 @@ pub(crate) struct Daemon {
     guards: RwLock<Vec<Arc<Guard>>>,
     /// Held while databases come and go. Keeps every home there is.
     homes: Mutex<Vec<Arc<Home>>>,
+    new_homes: mpsc::UnboundedSender<Arc<Home>>,
 }
+
+/// Tells of each new home, so that its socket is opened.
+pub(crate) type NewHomes = mpsc::UnboundedReceiver<Arc<Home>>;
 
 impl Daemon {
     /// Begins to protect. Databases that cannot be protected now are tried again; if that is so for all, it is a failure.
-    pub(crate) async fn start(told: Told, asked: Vec<DatabaseEntry>) -> Result<Arc<Self>, Failure> {
-        let daemon = Self { told, started: Timestamp::now(), guards: RwLock::default(), homes: Mutex::default() };
+    pub(crate) async fn start(
+        told: Told,
+        asked: Vec<DatabaseEntry>,
+    ) -> Result<(Arc<Self>, NewHomes), Failure> {
+        let (new_homes, tells_of_homes) = mpsc::unbounded_channel();
+        let (guards, homes) = (RwLock::default(), Mutex::default());
+        let daemon = Self { told, started: Timestamp::now(), guards, homes, new_homes };
         let daemon = Arc::new(daemon);
         daemon.open_shared_home().await?;
         let mut failures = Vec::new();
@@ -56,20 +66,24 @@ impl Daemon {
         let waiting = daemon.guards().iter().filter(|guard| guard.is_waiting()).count();
         match failures.into_iter().next() {
             Some(first) if waiting == daemon.guards().len() => Err(first),
-            _ => Ok(daemon),
+            _ => Ok((daemon, tells_of_homes)),
         }
     }
 
     /// With a store named there is one home for all, also when nothing is protected yet.
     async fn open_shared_home(&self) -> Result<(), Failure> {
         if let Some(store) = &self.told.store {
-            let home = Home::open(self.told.place_of_store(store), &self.told.config).await?;
-            self.homes.lock().await.push(Arc::new(home));
+            self.open_home(self.told.place_of_store(store)).await?;
         }
         Ok(())
     }
 
-    async fn take_in(&self, entry: DatabaseEntry, added: bool, failures: &mut Vec<Failure>) -> Result<(), Failure> {
+    async fn take_in(
+        &self,
+        entry: DatabaseEntry,
+        added: bool,
+        failures: &mut Vec<Failure>,
+    ) -> Result<(), Failure> {
         let path = spelt(&entry.path);
         if self.guards().iter().any(|guard| Path::new(&path) == guard.entry().path) {
             return Ok(());
@@ -90,13 +104,17 @@ impl Daemon {
     }
 
     async fn home_for(&self, database: &Path) -> Result<Arc<Home>, Failure> {
-        let place = self.told.place_to_protect(database);
+        self.open_home(self.told.place_to_protect(database)).await
+    }
+
+    async fn open_home(&self, place: Place) -> Result<Arc<Home>, Failure> {
         let mut homes = self.homes.lock().await;
         if let Some(home) = homes.iter().find(|home| home.place == place) {
             return Ok(Arc::clone(home));
         }
         let home = Arc::new(Home::open(place, &self.told.config).await?);
         homes.push(Arc::clone(&home));
+        let _ = self.new_homes.send(Arc::clone(&home));
         Ok(home)
     }
 
@@ -170,7 +188,7 @@ impl Daemon {
             let status = guard.status();
             let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
             if let Some(record) = reader.find(&id).await? {
-                return Ok(Subject { home: Arc::clone(&guard.home), record, seen: seen_by(&status) });
+                return Ok(Subject { home: Arc::clone(&guard.home), record, seen: seen_in(&status) });
             }
         }
         for home in self.homes().await {
@@ -196,12 +214,6 @@ impl Subject {
     }
 }
 
-/// The daemon's word on how far it covers the time.
-pub(crate) fn seen_by(status: &v1::DatabaseStatus) -> Option<Seen> {
-    let position = status.durable.as_ref()?.position.parse().ok()?;
-    Some(Seen { position, time: time_in(status.covered_through.as_ref()?) })
-}
-
 impl Answers for Arc<Daemon> {
     fn databases(&self) -> Answer<'_, v1::ListDatabasesResponse> {
         async {
@@ -214,7 +226,8 @@ impl Answers for Arc<Daemon> {
                 }
             }
             // What has no record yet is listed too: it waits, or its class is not captured.
-            let known = |one: &v1::Database| databases.iter().any(|db| db.id == one.id || db.path == one.path);
+            let known =
+                |one: &v1::Database| databases.iter().any(|db| db.id == one.id || db.path == one.path);
             let waiting: Vec<_> = guarded.into_iter().filter(|one| !known(one)).collect();
             databases.extend(waiting);
             databases.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -255,7 +268,10 @@ impl Answers for Arc<Daemon> {
             if !guard.added {
                 return Err(Failure::new(
                     ErrorKind::Refused,
-                    format!("'{}' stands in the configuration or on the command line of the daemon", entry.name()),
+                    format!(
+                        "'{}' stands in the configuration or on the command line of the daemon",
+                        entry.name()
+                    ),
                 )
                 .advise("take it out there and start the daemon again"));
             }
@@ -299,8 +315,9 @@ impl Answers for Arc<Daemon> {
                 daemon.host = home.host().to_string();
             }
             if !request.database.is_empty() {
-                let called =
-                    |db: &v1::DatabaseStatus| db.database.as_ref().is_some_and(|db| crate::verbs::is_called(db, &request.database));
+                let called = |db: &v1::DatabaseStatus| {
+                    db.database.as_ref().is_some_and(|db| crate::verbs::is_called(db, &request.database))
+                };
                 status.databases.retain(called);
                 if status.databases.is_empty() {
                     // Not under care here: what the repository says of it.
@@ -342,11 +359,7 @@ impl Answers for Arc<Daemon> {
     }
 
     fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
-        async move {
-            let plan = self.subject(&request.database).await?.reader().plan(request.target).await?;
-            Ok(v1::ResolvePointResponse { point: plan.point, distance_ms: plan.distance_ms })
-        }
-        .boxed()
+        async move { self.subject(&request.database).await?.reader().resolve(request.target).await }.boxed()
     }
 
     fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
@@ -355,10 +368,12 @@ impl Answers for Arc<Daemon> {
 
     fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
         let daemon = Arc::clone(self);
-        async move { Ok(daemon.subject(&request.database).await?.reader().restore(request.target, request.to.into())) }
-            .into_stream()
-            .try_flatten()
-            .boxed()
+        async move {
+            Ok(daemon.subject(&request.database).await?.reader().restore(request.target, request.to.into()))
+        }
+        .into_stream()
+        .try_flatten()
+        .boxed()
     }
 
     fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
@@ -372,7 +387,8 @@ impl Answers for Arc<Daemon> {
                 ms => Duration::from_millis(ms).min(WAIT_MAX),
             };
             let protection = self.must_guard(&request.database)?.protection()?;
-            let reached = protection.wait_durable(position, timeout).await.map_err(|error| Failure::of(&error))?;
+            let reached =
+                protection.wait_durable(position, timeout).await.map_err(|error| Failure::of(&error))?;
             Ok(v1::WaitDurableResponse { position: reached.to_string() })
         }
         .boxed()

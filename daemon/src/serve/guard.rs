@@ -36,11 +36,20 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Prepares; [`Guard::start`] begins.
-    pub(crate) fn new(entry: DatabaseEntry, class: Option<Class>, added: bool, home: Arc<Home>, flush: &Flush) -> Self {
+    pub(crate) fn new(
+        entry: DatabaseEntry,
+        class: Option<Class>,
+        added: bool,
+        home: Arc<Home>,
+        flush: &Flush,
+    ) -> Self {
         let options = home.options_for(&entry, flush);
         let captured_class = class.is_none_or(|class| class.captured);
         let watch = if captured_class {
-            Watch::Waiting(Failure::new(everwhen_engine::error::ErrorKind::Failed, "protection has not begun"))
+            Watch::Waiting(Failure::new(
+                everwhen_engine::error::ErrorKind::Failed,
+                "protection has not begun",
+            ))
         } else {
             Watch::LeftAlone
         };
@@ -72,7 +81,11 @@ impl Guard {
             Watch::Waiting(failure) => Err(failure),
             Watch::LeftAlone => Err(Failure::new(
                 everwhen_engine::error::ErrorKind::Refused,
-                format!("'{}' is of class '{}', which is not captured", self.entry().name(), self.entry().class),
+                format!(
+                    "'{}' is of class '{}', which is not captured",
+                    self.entry().name(),
+                    self.entry().class
+                ),
             )
             .advise("give it another class with `everwhen databases set`")),
         }
@@ -94,7 +107,8 @@ impl Guard {
                 Ok(())
             }
             Err(error) => {
-                let failure = Failure::of(&error).while_(format!("cannot protect {}", self.options.source.display()));
+                let failure =
+                    Failure::of(&error).while_(format!("cannot protect {}", self.options.source.display()));
                 self.set(Watch::Waiting(failure.clone()));
                 Err(failure)
             }
@@ -122,7 +136,7 @@ impl Guard {
             name: entry.name(),
             path: self.options.source.to_string_lossy().into_owned(),
             class: entry.class.clone(),
-            store: self.home.url().to_owned(),
+            store: self.home.url(),
             protected: false,
             ..v1::Database::default()
         };
@@ -149,7 +163,7 @@ fn running(status: ProtectionStatus, database: v1::Database) -> v1::DatabaseStat
     let page_bytes = |pages: Option<u32>| u64::from(pages.unwrap_or(0));
     v1::DatabaseStatus {
         database: Some(v1::Database {
-            id: status.database.to_string(),
+            id: status.database.map(|id| id.to_string()).unwrap_or_default(),
             path: status.path.to_string_lossy().into_owned(),
             protected: true,
             ..database

@@ -34,8 +34,8 @@ impl Home {
     }
 
     /// The repository's URL.
-    pub(crate) fn url(&self) -> &str {
-        self.repository.store().url()
+    pub(crate) fn url(&self) -> String {
+        reader::url(&self.repository)
     }
 
     /// This installation.
@@ -46,7 +46,7 @@ impl Home {
     /// How the engine shall protect a database here.
     pub(crate) fn options_for(&self, entry: &DatabaseEntry, flush: &Flush) -> ProtectOptions {
         let name = entry.name();
-        let state = self.place.state.path().join(folder_name(&name, &self.repository.id().to_string()));
+        let state = self.place.state.path().join(folder_name(&name, &reader::id(&self.repository)));
         let mut options =
             ProtectOptions::new(entry.path.clone(), name, state, self.host, self.host_name.clone());
         options.class.clone_from(&entry.class);
@@ -62,8 +62,11 @@ impl Home {
 /// A folder for a database's state. It is known before the database has an id, and another repository's database of
 /// the same name has another one.
 fn folder_name(name: &str, repository: &str) -> PathBuf {
-    let plain: String =
-        name.chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' }).take(80).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' })
+        .take(80)
+        .collect();
     format!("{plain}-{repository}").into()
 }
 

@@ -1,7 +1,10 @@
 //! The running daemon.
 
 pub(crate) mod api;
-mod http;
+pub(crate) mod daemon;
+mod guard;
+mod home;
+pub(crate) mod http;
 pub(crate) mod listen;
 mod metric_names;
 mod metrics;

@@ -12,6 +12,8 @@ mod status;
 mod times;
 mod verify;
 
+pub(crate) use reach::{is_called, spelt};
+
 use crate::cli::Verb;
 use crate::failure::Failure;
 

@@ -33,7 +33,8 @@ pub(crate) struct Found {
 
 /// Finds who answers for a database, or for all.
 pub(crate) async fn reach(by: &cli::Reach, database: Option<&str>, prefer: Prefer) -> Result<Found, Failure> {
-    let named = database.map(|name| if looks_like_a_path(name) { spelt(Path::new(name)) } else { name.to_owned() });
+    let named =
+        database.map(|name| if looks_like_a_path(name) { spelt(Path::new(name)) } else { name.to_owned() });
     if let Some(address) = by.addr.as_deref().filter(|address| !address.is_empty()) {
         let answers = Arc::new(client::connect(address).await?);
         return Ok(Found { answers, database: named });
@@ -61,9 +62,9 @@ pub(crate) async fn reach(by: &cli::Reach, database: Option<&str>, prefer: Prefe
 
 /// Whether a daemon has this repository (and the database, if one is named).
 async fn serves(daemon: &Client, store: &str, database: Option<&str>) -> bool {
-    let store = everwhen_engine::store::Store::open(store).map(|store| store.url().to_owned());
+    let Ok(store) = crate::reader::url_of_store(store) else { return false };
     let Ok(known) = daemon.databases().await else { return false };
-    let here = known.databases.iter().filter(|db| store.as_ref().is_ok_and(|store| *store == db.store));
+    let here = known.databases.iter().filter(|db| db.store == store);
     let mut here = here.peekable();
     match database {
         None => here.peek().is_some(),

@@ -60,7 +60,8 @@ async fn follow(
 fn absolute(path: &Path) -> Result<String, Failure> {
     let absolute = std::path::absolute(path)
         .map_err(|error| Failure::io(format!("cannot make sense of the path {}", path.display()), &error))?;
-    absolute.into_os_string().into_string().map_err(|path| {
-        Failure::usage(format!("the path {} is not UTF-8", Path::new(&path).display()))
-    })
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|path| Failure::usage(format!("the path {} is not UTF-8", Path::new(&path).display())))
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::cli;
-use crate::config::{DatabaseEntry, Door, class_named};
+use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
 use crate::place::Told;
-use crate::serve::daemon::Daemon;
+use crate::serve::daemon::{Daemon, NewHomes};
+use crate::serve::http;
 use crate::serve::listen::{self, Socket};
 use crate::serve::server::Serving;
 use crate::serve::signals::Signals;
-use crate::serve::http;
 
 pub(crate) async fn run(verb: cli::Run) -> Result<(), Failure> {
     let mut told = Told::by(&verb.place)?;
@@ -20,25 +20,25 @@ pub(crate) async fn run(verb: cli::Run) -> Result<(), Failure> {
     // From here on a signal is an orderly end, whatever is under way.
     let mut signals = Signals::listen()?;
     let doors = Doors::open(&told).await?;
-    let daemon = tokio::select! {
-        daemon = Daemon::start(told.clone(), entries) => daemon?,
+    let (daemon, new_homes) = tokio::select! {
+        started = Daemon::start(told.clone(), entries) => started?,
         (name, _) = signals.next() => {
             tracing::info!("{name} while starting: nothing was begun");
             return Ok(());
         }
     };
-    let (serving, sockets) = doors.serve(&daemon, &told).await?;
-    announce(&daemon).await;
-    let (name, _) = tokio::select! {
-        signal = signals.next() => signal,
-        () = daemon.retry() => ("retry ended", 0),
+    let mut serving = doors.serve(&daemon, &told).await?;
+    announce(&daemon);
+    let name = tokio::select! {
+        (name, _) = signals.next() => name,
+        () = daemon.retry() => "the end of retries",
+        () = serving.socket_in_each(new_homes) => "the end of homes",
     };
     tracing::info!("{name}: flushing; once more stops at once");
     signals.end_at_once_on_next();
-    serving.leaving().await;
+    serving.api.leaving().await;
     daemon.stop().await;
-    serving.stop().await;
-    drop(sockets);
+    serving.api.stop().await;
     Ok(())
 }
 
@@ -63,9 +63,10 @@ fn entries(verb: &cli::Run, told: &Told) -> Result<Vec<DatabaseEntry>, Failure> 
 /// In one repository names are unique. `a/app.db` and `b/app.db` would both be "app".
 fn same_names(entries: &[DatabaseEntry], told: &Told) -> Result<(), Failure> {
     for (at, entry) in entries.iter().enumerate() {
-        let twin = entries.iter().take(at).find(|other| {
-            other.name() == entry.name() && (told.store.is_some() || other.path == entry.path)
-        });
+        let twin = entries
+            .iter()
+            .take(at)
+            .find(|other| other.name() == entry.name() && (told.store.is_some() || other.path == entry.path));
         if let Some(twin) = twin {
             return Err(Failure::usage(format!(
                 "{} and {} would both be called '{}'",
@@ -104,27 +105,47 @@ impl Doors {
         })
     }
 
-    async fn serve(self, daemon: &Arc<Daemon>, told: &Told) -> Result<(Serving, Vec<Socket>), Failure> {
-        let mut serving = Serving::new(Arc::new(Arc::clone(daemon))).await?;
+    async fn serve(self, daemon: &Arc<Daemon>, told: &Told) -> Result<Open, Failure> {
+        let mut open = Open { api: Serving::new(Arc::new(Arc::clone(daemon))).await?, sockets: Vec::new() };
         if let Some(listener) = self.api {
             tell_door("API", &listener);
-            serving.tcp(listener);
+            open.api.tcp(listener);
         }
         if let Some(listener) = self.metrics {
             tell_door("metrics", &listener);
             let status = Arc::clone(daemon);
             tokio::spawn(http::serve(listener, move || status.status_now()));
         }
-        let mut sockets = Vec::new();
-        let states = daemon.homes().await.into_iter().map(|home| home.place.state.socket());
-        for path in states.chain(told.config.listen.socket.clone()) {
-            let mut socket = listen::socket(&path).await?;
-            if let Some(listener) = socket.listener.take() {
-                serving.unix(listener);
-            }
-            sockets.push(socket);
+        if let Some(path) = &told.config.listen.socket {
+            open.socket(path).await?;
         }
-        Ok((serving, sockets))
+        Ok(open)
+    }
+}
+
+/// The API being served, and the files of its sockets.
+struct Open {
+    api: Serving,
+    sockets: Vec<Socket>,
+}
+
+impl Open {
+    async fn socket(&mut self, path: &Path) -> Result<(), Failure> {
+        let mut socket = listen::socket(path).await?;
+        if let Some(listener) = socket.listener.take() {
+            self.api.unix(listener);
+        }
+        self.sockets.push(socket);
+        Ok(())
+    }
+
+    /// Opens a socket in the state folder of every home, as they come. Never ends.
+    async fn socket_in_each(&mut self, mut homes: NewHomes) {
+        while let Some(home) = homes.recv().await {
+            if let Err(failure) = self.socket(&home.place.state.socket()).await {
+                tracing::error!("{}", failure.message());
+            }
+        }
     }
 }
 
@@ -134,7 +155,7 @@ fn tell_door(what: &str, listener: &tokio::net::TcpListener) {
     }
 }
 
-async fn announce(daemon: &Arc<Daemon>) {
+fn announce(daemon: &Arc<Daemon>) {
     for guard in daemon.guards() {
         let entry = guard.entry();
         let store = guard.home.url();
@@ -146,15 +167,12 @@ async fn announce(daemon: &Arc<Daemon>) {
     if daemon.guards().is_empty() {
         tracing::info!("nothing to protect yet: add databases with `everwhen databases add`");
     }
-    if let Some(home) = daemon.homes().await.first() {
-        tracing::debug!("state in {}", Path::new(home.place.state.path()).display());
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Door};
     use clap::Parser;
 
     fn verb(line: &str) -> cli::Run {

@@ -24,10 +24,9 @@ pub(crate) fn target(at: Option<&str>, position: Option<&str>) -> Result<v1::Tar
     let target = match (at, position) {
         (Some(at), _) => Target::Time(time_out(time(at)?)),
         (None, Some(position)) => {
-            let position: Position =
-                position.parse().map_err(|error| Failure::usage(format!("{error}")).advise(
-                    "`everwhen points DB` lists positions",
-                ))?;
+            let position: Position = position.parse().map_err(|error| {
+                Failure::usage(format!("{error}")).advise("`everwhen points DB` lists positions")
+            })?;
             Target::Position(position.to_string())
         }
         (None, None) => Target::Latest(v1::Latest {}),

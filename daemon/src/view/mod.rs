@@ -165,10 +165,9 @@ fn database_status(status: v1::DatabaseStatus, live: bool) -> DatabaseStatusView
         transactions_total: status.transactions_total,
         segments_total: status.segments_total,
         stored_bytes_total: status.stored_bytes_total,
-        base: status.base.map(|base| BaseProgressView {
-            done_pages: base.done_pages,
-            total_pages: base.total_pages,
-        }),
+        base: status
+            .base
+            .map(|base| BaseProgressView { done_pages: base.done_pages, total_pages: base.total_pages }),
     }
 }
 

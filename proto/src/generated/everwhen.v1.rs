@@ -194,19 +194,20 @@ pub struct DatabaseStatus {
     /// The base image under way. Absent when none is.
     #[prost(message, optional, tag = "14")]
     pub base: ::core::option::Option<BaseProgress>,
+    /// Up to this moment it is known that nothing but the durable commits happened: any time up to it can be restored.
+    /// Absent while that is not known.
+    #[prost(message, optional, tag = "15")]
+    pub covered_through: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A full image being made. Until the first one is done, nothing can be restored.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BaseProgress {
-    /// The state it will hold. Empty until that is settled.
-    #[prost(string, tag = "1")]
-    pub position: ::prost::alloc::string::String,
-    /// Bytes of the database read so far.
+    /// Pages of the database read so far.
+    #[prost(uint64, tag = "1")]
+    pub done_pages: u64,
+    /// Pages of the database in all.
     #[prost(uint64, tag = "2")]
-    pub done_bytes: u64,
-    /// Bytes of the database in all.
-    #[prost(uint64, tag = "3")]
-    pub total_bytes: u64,
+    pub total_pages: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListPointsRequest {
