@@ -19,27 +19,94 @@ pub(crate) async fn run(verb: cli::Run) -> Result<(), Failure> {
     settle_listening(&verb, &mut told);
     // From here on a signal is an orderly end, whatever is under way.
     let mut signals = Signals::listen()?;
-    let doors = Doors::open(&told).await?;
-    let (daemon, new_homes) = tokio::select! {
-        started = Daemon::start(told.clone(), entries) => started?,
+    let mut running = tokio::select! {
+        started = Running::start(told, entries) => started?,
         (name, _) = signals.next() => {
-            tracing::info!("{name} while starting: nothing was begun");
+            tracing::info!("{name} while starting: stopped");
             return Ok(());
         }
     };
-    let mut serving = doors.serve(&daemon, &told).await?;
-    announce(&daemon);
+    announce(&running.daemon);
     let name = tokio::select! {
         (name, _) = signals.next() => name,
-        () = daemon.retry() => "the end of retries",
-        () = serving.socket_in_each(new_homes) => "the end of homes",
+        () = running.go_on() => "the end",
     };
     tracing::info!("{name}: flushing; once more stops at once");
     signals.end_at_once_on_next();
-    serving.api.leaving().await;
-    daemon.stop().await;
-    serving.api.stop().await;
+    running.stop().await;
     Ok(())
+}
+
+/// A daemon with its doors open.
+pub(crate) struct Running {
+    /// Who answers.
+    pub(crate) daemon: Arc<Daemon>,
+    api: Serving,
+    sockets: Vec<Socket>,
+    new_homes: NewHomes,
+}
+
+impl Running {
+    /// Opens the doors that must be had, begins to protect, and serves.
+    pub(crate) async fn start(told: Told, entries: Vec<DatabaseEntry>) -> Result<Self, Failure> {
+        let listen = told.config.listen.clone();
+        let beyond = listen.beyond_loopback;
+        // Before any work: a port that must be had and cannot is told at once.
+        let api = listen::tcp("the API", listen.api, listen::API, beyond).await?;
+        let metrics = listen::tcp("metrics", listen.metrics, listen::METRICS, beyond).await?;
+        let (daemon, new_homes) = Daemon::start(told, entries).await?;
+        let serving = Serving::new(Arc::new(Arc::clone(&daemon))).await?;
+        let mut running = Self { daemon, api: serving, sockets: Vec::new(), new_homes };
+        if let Some(listener) = api {
+            tell_door("API", &listener);
+            running.api.tcp(listener);
+        }
+        if let Some(listener) = metrics {
+            tell_door("metrics", &listener);
+            let daemon = Arc::clone(&running.daemon);
+            tokio::spawn(http::serve(listener, move || daemon.status_now()));
+        }
+        if let Some(path) = &listen.socket {
+            running.socket(path).await?;
+        }
+        while let Ok(home) = running.new_homes.try_recv() {
+            running.socket(&home.place.state.socket()).await?;
+        }
+        Ok(running)
+    }
+
+    async fn socket(&mut self, path: &Path) -> Result<(), Failure> {
+        let mut socket = listen::socket(path).await?;
+        if let Some(listener) = socket.listener.take() {
+            self.api.unix(listener);
+        }
+        self.sockets.push(socket);
+        Ok(())
+    }
+
+    /// What a daemon does besides protecting and answering: tries again what could not be protected, opens a socket in
+    /// the state folder of every home that comes. Runs until dropped.
+    async fn go_on(&mut self) {
+        let daemon = Arc::clone(&self.daemon);
+        let retry = daemon.retry();
+        tokio::pin!(retry);
+        loop {
+            let home = tokio::select! {
+                Some(home) = self.new_homes.recv() => home,
+                () = &mut retry => return,
+            };
+            if let Err(failure) = self.socket(&home.place.state.socket()).await {
+                tracing::error!("{}", failure.message());
+            }
+        }
+    }
+
+    /// Flushes and ends.
+    pub(crate) async fn stop(self) {
+        self.api.leaving().await;
+        self.daemon.stop().await;
+        self.api.stop().await;
+    }
 }
 
 /// What the command line and the configuration ask to protect.
@@ -87,66 +154,6 @@ fn settle_listening(verb: &cli::Run, told: &mut Told) {
     listen.socket = verb.socket.clone().or(listen.socket.take());
     listen.beyond_loopback |= verb.beyond_loopback;
     told.config.flush.interval = verb.flush_interval.or(told.config.flush.interval);
-}
-
-/// The TCP doors, opened before any work begins: a port that must be had and cannot is told at once.
-struct Doors {
-    api: Option<tokio::net::TcpListener>,
-    metrics: Option<tokio::net::TcpListener>,
-}
-
-impl Doors {
-    async fn open(told: &Told) -> Result<Self, Failure> {
-        let listen = &told.config.listen;
-        let beyond = listen.beyond_loopback;
-        Ok(Self {
-            api: listen::tcp("the API", listen.api, listen::API, beyond).await?,
-            metrics: listen::tcp("metrics", listen.metrics, listen::METRICS, beyond).await?,
-        })
-    }
-
-    async fn serve(self, daemon: &Arc<Daemon>, told: &Told) -> Result<Open, Failure> {
-        let mut open = Open { api: Serving::new(Arc::new(Arc::clone(daemon))).await?, sockets: Vec::new() };
-        if let Some(listener) = self.api {
-            tell_door("API", &listener);
-            open.api.tcp(listener);
-        }
-        if let Some(listener) = self.metrics {
-            tell_door("metrics", &listener);
-            let status = Arc::clone(daemon);
-            tokio::spawn(http::serve(listener, move || status.status_now()));
-        }
-        if let Some(path) = &told.config.listen.socket {
-            open.socket(path).await?;
-        }
-        Ok(open)
-    }
-}
-
-/// The API being served, and the files of its sockets.
-struct Open {
-    api: Serving,
-    sockets: Vec<Socket>,
-}
-
-impl Open {
-    async fn socket(&mut self, path: &Path) -> Result<(), Failure> {
-        let mut socket = listen::socket(path).await?;
-        if let Some(listener) = socket.listener.take() {
-            self.api.unix(listener);
-        }
-        self.sockets.push(socket);
-        Ok(())
-    }
-
-    /// Opens a socket in the state folder of every home, as they come. Never ends.
-    async fn socket_in_each(&mut self, mut homes: NewHomes) {
-        while let Some(home) = homes.recv().await {
-            if let Err(failure) = self.socket(&home.place.state.socket()).await {
-                tracing::error!("{}", failure.message());
-            }
-        }
-    }
 }
 
 fn tell_door(what: &str, listener: &tokio::net::TcpListener) {
