@@ -57,12 +57,15 @@ fn edited(image: &MemoryImage, number: u32, text: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The pages of a transaction, and the pages of the image after it.
+type Change = (Vec<(u32, Vec<u8>)>, u32);
+
 fn encode(
     first: u64,
     flags: TxFlags,
     chain: Digest,
     image: &mut MemoryImage,
-    txs: &[(Vec<(u32, Vec<u8>)>, u32)],
+    txs: &[Change],
 ) -> (Vec<u8>, Digest) {
     let params = EncoderParams {
         database: database(),

@@ -21,9 +21,14 @@ pub fn image_of(connection: &Connection) -> Vec<u8> {
 #[must_use]
 pub fn logical_dump(path: &Path) -> Vec<String> {
     let connection = Connection::open(path).expect("open");
-    let mut tables = connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name").expect("schema");
-    let tables: Vec<(String, Option<String>)> =
-        tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("schema").map(|row| row.expect("row")).collect();
+    let mut tables = connection
+        .prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+        .expect("schema");
+    let tables: Vec<(String, Option<String>)> = tables
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .expect("schema")
+        .map(|row| row.expect("row"))
+        .collect();
     let mut lines = Vec::new();
     for (table, sql) in tables {
         lines.push(format!("{table}: {}", sql.unwrap_or_default()));
@@ -31,7 +36,8 @@ pub fn logical_dump(path: &Path) -> Vec<String> {
         let columns = rows.column_count();
         let mut rows = rows.query([]).expect("rows");
         while let Some(row) = rows.next().expect("row") {
-            let values: Vec<_> = (0..columns).map(|column| format!("{:?}", row.get_ref(column).expect("value"))).collect();
+            let values: Vec<_> =
+                (0..columns).map(|column| format!("{:?}", row.get_ref(column).expect("value"))).collect();
             lines.push(values.join("|"));
         }
     }

@@ -43,7 +43,10 @@ impl Answer {
     /// When a line is none.
     #[must_use]
     pub fn json_lines(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))).collect()
+        self.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+            .collect()
     }
 
     /// The JSON error on standard error.
@@ -53,7 +56,9 @@ impl Answer {
     #[must_use]
     pub fn error(&self) -> Value {
         let start = self.err.rfind("{\"error\"").unwrap_or_else(|| panic!("no JSON error in {self:?}"));
-        serde_json::from_str::<Value>(self.err[start..].trim()).unwrap_or_else(|error| panic!("{error} in {self:?}"))["error"].clone()
+        serde_json::from_str::<Value>(self.err[start..].trim())
+            .unwrap_or_else(|error| panic!("{error} in {self:?}"))["error"]
+            .clone()
     }
 
     /// Itself, if the exit code is the expected one.
@@ -170,7 +175,8 @@ impl World {
             all.extend(["--state", state.to_str().expect("path")]);
         }
         all.extend(arguments);
-        let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("log");
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).expect("log");
         let mut command = self.command(&all);
         command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
         Daemon { child: command.spawn().expect("start the daemon"), world: self }
@@ -214,7 +220,13 @@ impl World {
     #[must_use]
     pub fn restore(&self, point: &[&str], name: &str) -> (Answer, PathBuf) {
         let (database, target) = (self.database(), self.path(name));
-        let mut arguments = vec!["restore", database.to_str().expect("path"), "--json", "--to", target.to_str().expect("path")];
+        let mut arguments = vec![
+            "restore",
+            database.to_str().expect("path"),
+            "--json",
+            "--to",
+            target.to_str().expect("path"),
+        ];
         arguments.extend(point);
         (self.everwhen(&arguments), target)
     }
@@ -237,7 +249,11 @@ impl Daemon<'_> {
         // Twice the same: what was committed before the call has been seen and is durable.
         let mut same = 0;
         while Instant::now() < wanted {
-            assert!(self.child.try_wait().expect("wait").is_none(), "the daemon died: {}", self.world.daemon_log());
+            assert!(
+                self.child.try_wait().expect("wait").is_none(),
+                "the daemon died: {}",
+                self.world.daemon_log()
+            );
             let status = self.world.status();
             if let Some(status) = &status {
                 let (captured, durable) = (&status["captured"]["position"], &status["durable"]["position"]);

@@ -31,9 +31,17 @@ fn every_commit_is_a_point(world: &World, oracle: &Oracle, step: &str) {
     let mut found = images.iter();
     for mark in oracle.marks() {
         let image = oracle.image(mark).unwrap();
-        assert!(found.any(|restored| restored == image), "{step}: commit {mark} is no restore point\n{}", world.daemon_log());
+        assert!(
+            found.any(|restored| restored == image),
+            "{step}: commit {mark} is no restore point\n{}",
+            world.daemon_log()
+        );
     }
-    assert_eq!(images.last().map(Vec::as_slice), oracle.marks().last().and_then(|mark| oracle.image(mark)), "{step}");
+    assert_eq!(
+        images.last().map(Vec::as_slice),
+        oracle.marks().last().and_then(|mark| oracle.image(mark)),
+        "{step}"
+    );
 }
 
 fn commits_around_a_crash(point: &str, occurrence: u32) {
@@ -41,8 +49,15 @@ fn commits_around_a_crash(point: &str, occurrence: u32) {
     let app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
     let mut oracle = Oracle::default();
-    let start_points = ["timeline_before_claim", "timeline_after_claim", "base_before_manifest", "base_after_manifest",
-        "pack_after_put", "table_before_rename", "table_after_rename"];
+    let start_points = [
+        "timeline_before_claim",
+        "timeline_after_claim",
+        "base_before_manifest",
+        "base_after_manifest",
+        "pack_after_put",
+        "table_before_rename",
+        "table_after_rename",
+    ];
     let at_start = start_points.contains(&point) && occurrence == 1;
     if !at_start {
         let mut daemon = world.daemon();

@@ -35,7 +35,8 @@ fn protected(commits: i64) -> (World, Oracle, Vec<String>) {
         daemon.settle();
     }
     assert!(daemon.terminate().success());
-    let positions = world.points().iter().map(|point| point["position"].as_str().unwrap().to_owned()).collect();
+    let positions =
+        world.points().iter().map(|point| point["position"].as_str().unwrap().to_owned()).collect();
     (world, oracle, positions)
 }
 
@@ -46,14 +47,18 @@ fn exact_or_refused(world: &World, oracle: &Oracle, positions: &[String], what: 
         let (answer, target) = world.restore(&["--position", position], "target.db");
         if answer.code == 0 {
             let image = image_of(&Connection::open(&target).unwrap());
-            assert!(image == oracle.image(mark).unwrap(), "{what}: a wrong state with exit code 0 at {position}");
+            assert!(
+                image == oracle.image(mark).unwrap(),
+                "{what}: a wrong state with exit code 0 at {position}"
+            );
             std::fs::remove_file(&target).unwrap();
         } else {
             refused += 1;
             assert!([4, 5, 7].contains(&answer.code), "{what}: {answer:?}");
             assert!(answer.error()["message"].is_string(), "{what}");
         }
-        let left: Vec<_> = std::fs::read_dir(world.path(".")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(world.path(".")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(!left.iter().any(|name| name.to_string_lossy().contains("target.db")), "{what}: {left:?}");
     }
     refused
@@ -91,8 +96,10 @@ fn no_damage_to_any_object_gives_a_wrong_database() {
 #[test]
 fn swapped_segments_are_noticed() {
     let (world, oracle, positions) = protected(4);
-    let segments: Vec<_> =
-        objects(&world.repository().join("db")).into_iter().filter(|path| path.to_string_lossy().contains("/log/")).collect();
+    let segments: Vec<_> = objects(&world.repository().join("db"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains("/log/"))
+        .collect();
     for pair in segments.windows(2) {
         let (one, two) = (std::fs::read(&pair[0]).unwrap(), std::fs::read(&pair[1]).unwrap());
         std::fs::write(&pair[0], &two).unwrap();
@@ -107,8 +114,10 @@ fn swapped_segments_are_noticed() {
 #[test]
 fn a_missing_segment_is_named_and_the_points_around_it_are_offered() {
     let (world, oracle, positions) = protected(4);
-    let segments: Vec<_> =
-        objects(&world.repository().join("db")).into_iter().filter(|path| path.to_string_lossy().contains("/log/")).collect();
+    let segments: Vec<_> = objects(&world.repository().join("db"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains("/log/"))
+        .collect();
     std::fs::remove_file(&segments[2]).unwrap();
     let (answer, _) = world.restore(&["--position", positions.last().unwrap()], "target.db");
     assert_eq!(answer.code, 5, "{answer:?}");

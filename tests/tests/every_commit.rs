@@ -21,7 +21,8 @@ fn three_hundred_paced_commits_are_three_hundred_points_each_byte_equal() {
     let mut oracle = Oracle::default();
     let mut next = Instant::now();
     for id in 0..300i64 {
-        app.execute("INSERT INTO t VALUES (?1, ?2)", params![id, format!("value {}", id * 7919 % 300)]).unwrap();
+        app.execute("INSERT INTO t VALUES (?1, ?2)", params![id, format!("value {}", id * 7919 % 300)])
+            .unwrap();
         oracle.remember(id, &app);
         next += Duration::from_millis(if id < 100 { 50 } else { 5 });
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -61,8 +62,10 @@ fn a_saturated_writers_commits_are_all_points() {
         let (answer, target) =
             world.restore(&["--position", points[id + 1]["position"].as_str().unwrap()], &format!("{id}.db"));
         let _ = answer.exits(0);
-        let count: i64 =
-            Connection::open(target).unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        let count: i64 = Connection::open(target)
+            .unwrap()
+            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(count, id as i64 + 1);
     }
 }
@@ -87,8 +90,10 @@ fn a_time_between_two_commits_gives_the_first_of_them() {
         let time = everwhen_engine::time::Timestamp::from_micros(micros).to_string();
         let (answer, target) = world.restore(&["--at", &time], &format!("{id}.db"));
         let answer = answer.exits(0).json();
-        let count: i64 =
-            Connection::open(target).unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        let count: i64 = Connection::open(target)
+            .unwrap()
+            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(count, id as i64 + 1, "at {time}: {answer}");
     }
 }
@@ -131,7 +136,8 @@ fn vacuum_growth_and_shrinking_are_restored_exactly() {
         let _ = answer.exits(0);
         assert!(restored_image(&target) == oracle.image(mark).unwrap(), "after step {mark}");
     }
-    let answer = world.everwhen(&["verify", world.database().to_str().unwrap(), "--deep", "--json"]).exits(0).json();
+    let answer =
+        world.everwhen(&["verify", world.database().to_str().unwrap(), "--deep", "--json"]).exits(0).json();
     assert!(answer.to_string().contains("problems"), "{answer}");
 }
 
@@ -140,11 +146,13 @@ fn nothing_of_the_users_database_is_changed_by_protecting_it() {
     let world = World::new(PROGRAM);
     let app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
-    let before = (image_of(&app), app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap());
+    let before =
+        (image_of(&app), app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap());
     let mut daemon = world.daemon();
     daemon.settle();
     assert!(daemon.terminate().success());
-    let after = (image_of(&app), app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap());
+    let after =
+        (image_of(&app), app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap());
     assert!(before == after);
     let tables: i64 = app.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
     assert_eq!(tables, 1);

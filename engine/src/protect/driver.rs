@@ -297,7 +297,7 @@ impl Run {
         }
         self.recorder.ship(Instant::now())?;
         if self.base_wanted {
-            self.make_base(driver, image);
+            self.make_base(driver, image)?;
         }
         Ok(())
     }
@@ -332,11 +332,11 @@ impl Run {
         Ok(())
     }
 
-    fn make_base(&mut self, driver: &mut Driver, image: Box<dyn Image>) {
-        let Some(point) = self.recorder.point() else { return };
+    fn make_base(&mut self, driver: &mut Driver, image: Box<dyn Image>) -> Result<(), ProtectError> {
+        let Some(point) = self.recorder.point() else { return Ok(()) };
         self.base_wanted = false;
         self.base_under_way = true;
-        self.recorder.base_begun();
+        self.recorder.base_begun()?;
         let job = BaseJob {
             repository: driver.repository.clone(),
             database: self.recorder.database(),
@@ -352,6 +352,7 @@ impl Run {
             let _ = sender.send(Command::BaseDone(job.run().await));
             waker.wake();
         });
+        Ok(())
     }
 
     fn capture(&mut self, driver: &mut Driver) -> Result<Ended, ProtectError> {
@@ -366,13 +367,14 @@ impl Run {
                     if let Some(ended) = self.let_go_if_too_large(driver)? {
                         return Ok(ended);
                     }
+                    self.flush(driver)?;
                     self.source.wait(&driver.waker, Duration::from_millis(50));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
             if let Some(event) = polled.event {
-                return self.obey_event(driver, event);
+                return self.obey_event(driver, &event);
             }
             driver.board.looked(looked);
             self.flush(driver)?;
@@ -400,7 +402,7 @@ impl Run {
         let due = self.base_wanted || base::is_due(versions, bytes, self.base_bytes);
         if due && !self.base_under_way && self.recorder.point().is_some() {
             let image = self.source.image(&mut self.recorder)?;
-            self.make_base(driver, image);
+            self.make_base(driver, image)?;
         }
         if quiet && self.recorder.wants_compaction() {
             self.recorder.compact_journal()?;
@@ -448,7 +450,7 @@ impl Run {
         }
     }
 
-    fn obey_event(&mut self, driver: &Driver, event: SourceEvent) -> Result<Ended, ProtectError> {
+    fn obey_event(&self, driver: &Driver, event: &SourceEvent) -> Result<Ended, ProtectError> {
         tracing::warn!(?event, "the source has changed under its name");
         driver.board.source_trouble(Some(format!("the source has changed: {event:?}")));
         Ok(Ended::Again)

@@ -97,9 +97,12 @@ impl Recorder {
         (self.mark.log_versions, self.mark.log_bytes)
     }
 
-    /// A base at the present position is being made: the log since it begins anew.
-    pub(crate) fn base_begun(&mut self) {
+    /// A base at the present position is being made: the log since it begins anew, with a part of its own, since a
+    /// replay can only begin where a part does.
+    pub(crate) fn base_begun(&mut self) -> Result<(), ProtectError> {
+        self.close_part()?;
         (self.mark.log_versions, self.mark.log_bytes) = (0, 0);
+        Ok(())
     }
 
     /// The next transactions happened after `not_before` at times that nobody saw, and share one.

@@ -61,7 +61,7 @@ impl Spool {
             let name = entry.file_name();
             match name.to_str().and_then(parse_name) {
                 Some(range) => {
-                    parts.push(SpooledPart { range, path: entry.path(), bytes: entry.metadata()?.len() })
+                    parts.push(SpooledPart { range, path: entry.path(), bytes: entry.metadata()?.len() });
                 }
                 None => std::fs::remove_file(entry.path())?,
             }
