@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
+use everwhen_engine::plan::Target;
+use everwhen_engine::restore::{Phase, Progress};
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 
@@ -87,6 +89,42 @@ pub(crate) fn failure_in(message: &str, detail: v1::ErrorDetail) -> Failure {
         failure.chain = detail.chain;
     }
     failure
+}
+
+/// What is to be restored.
+pub(crate) fn target_in(target: Option<v1::Target>) -> Result<Target, Failure> {
+    match target.and_then(|target| target.target) {
+        Some(v1::target::Target::Time(time)) => Ok(Target::Time(time_in(&time))),
+        Some(v1::target::Target::Position(text)) => {
+            text.parse().map(Target::Position).map_err(|error| Failure::usage(format!("{error}")))
+        }
+        Some(v1::target::Target::Latest(_)) => Ok(Target::Latest),
+        None => Err(Failure::usage("no target is named: a time, a position or latest")),
+    }
+}
+
+/// How far a restore is.
+pub(crate) fn progress_out(progress: &Progress) -> v1::RestoreProgress {
+    let proving = matches!(progress.phase, Phase::Prove | Phase::Publish | Phase::Done);
+    let read = (progress.read_bytes, progress.total_bytes);
+    let (done_bytes, total_bytes) =
+        if proving { (progress.proven_bytes, progress.image_bytes) } else { read };
+    let phase = match progress.phase {
+        Phase::Preflight => "preflight",
+        Phase::Base => "base",
+        Phase::Log => "log",
+        Phase::Prove => "prove",
+        Phase::Publish => "publish",
+        Phase::Done => "done",
+    };
+    v1::RestoreProgress {
+        phase: phase.into(),
+        done_bytes,
+        total_bytes,
+        transactions: progress.transactions,
+        total_transactions: progress.total_transactions,
+        elapsed_ms: progress.elapsed_ms,
+    }
 }
 
 /// A daemon's word, in its status, on how far it covers the time.

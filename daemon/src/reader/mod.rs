@@ -1,6 +1,7 @@
 //! Answers from a repository, read here: what the command line does without a daemon, and the daemon for its callers.
 
 mod database;
+mod objects;
 mod repository;
 
 use everwhen_engine::history::Seen;

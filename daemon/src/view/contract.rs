@@ -150,7 +150,7 @@ fn plan_and_report() {
         json_of(PlanView::from(plan)),
         json!({
             "position": "1/00000000000001a7", "time": TIME, "asked": "latest", "distance_ms": 0, "base": "",
-            "segments": 0, "bytes": 0, "requests": 0, "image_bytes": 0, "space_needed_bytes": 0, "state": "ab",
+            "segments": 0, "transactions": 0, "bytes": 0, "requests": 0, "image_bytes": 0, "space_needed_bytes": 0, "state": "ab",
         })
     );
     let report = v1::RestoreReport {
@@ -160,12 +160,15 @@ fn plan_and_report() {
         path: "/x".into(),
         bytes: 2,
         proof: Some(v1::Proof { state: "ab".into(), how: "so".into() }),
+        transactions: 3,
+        avoided: vec!["x".into()],
+        elapsed_ms: 4,
     };
     assert_eq!(
         json_of(RestoreView::from(report)),
         json!({
             "position": "1/00000000000001a7", "time": TIME, "asked": "latest", "distance_ms": 1, "path": "/x",
-            "bytes": 2, "proof": {"state": "ab", "how": "so"},
+            "bytes": 2, "proof": {"state": "ab", "how": "so"}, "transactions": 3, "avoided": ["x"], "elapsed_ms": 4,
         })
     );
 }

@@ -278,6 +278,7 @@ pub(crate) struct PlanView {
     pub(crate) distance_ms: u64,
     pub(crate) base: String,
     pub(crate) segments: u64,
+    pub(crate) transactions: u64,
     pub(crate) bytes: u64,
     pub(crate) requests: u64,
     pub(crate) image_bytes: u64,
@@ -295,6 +296,7 @@ impl From<v1::RestorePlan> for PlanView {
             distance_ms: plan.distance_ms,
             base: plan.base,
             segments: plan.segments,
+            transactions: plan.transactions,
             bytes: plan.bytes,
             requests: plan.requests,
             image_bytes: plan.image_bytes,
@@ -314,6 +316,9 @@ pub(crate) struct RestoreView {
     pub(crate) path: String,
     pub(crate) bytes: u64,
     pub(crate) proof: ProofView,
+    pub(crate) transactions: u64,
+    pub(crate) avoided: Vec<String>,
+    pub(crate) elapsed_ms: u64,
 }
 
 /// How a restore was proven.
@@ -335,6 +340,9 @@ impl From<v1::RestoreReport> for RestoreView {
             path: report.path,
             bytes: report.bytes,
             proof: ProofView { state: proof.state, how: proof.how },
+            transactions: report.transactions,
+            avoided: report.avoided,
+            elapsed_ms: report.elapsed_ms,
         }
     }
 }

@@ -175,7 +175,8 @@ pub(crate) fn plan(view: &PlanView, to: &str) -> String {
         );
     }
     line("base", view.base.clone());
-    line("replays", counted(view.segments, "segment", "segments"));
+    let transactions = counted(view.transactions, "transaction", "transactions");
+    line("replays", format!("{transactions} from {}", counted(view.segments, "segment", "segments")));
     line("reads", format!("{} in {}", size(view.bytes), counted(view.requests, "request", "requests")));
     line("writes", format!("{} to {to}", size(view.image_bytes)));
     line("needs", format!("{} of free space there", size(view.space_needed_bytes)));
@@ -198,8 +199,13 @@ pub(crate) fn restored(view: &RestoreView) -> String {
             format!("{} before the time asked for", span(Duration::from_millis(view.distance_ms))),
         );
     }
-    line("size", size(view.bytes));
+    let took = span(Duration::from_millis(view.elapsed_ms));
+    let replayed = counted(view.transactions, "transaction", "transactions");
+    line("size", format!("{}, with {replayed} replayed, in {took}", size(view.bytes)));
     line("proof", format!("{} ({})", view.proof.how, view.proof.state));
+    for object in &view.avoided {
+        line("avoided", format!("{object}: damaged or missing, gone around; run everwhen verify"));
+    }
     text
 }
 

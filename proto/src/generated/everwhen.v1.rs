@@ -401,12 +401,15 @@ pub struct RestorePlan {
     /// The size of the finished file.
     #[prost(uint64, tag = "8")]
     pub image_bytes: u64,
-    /// Free space it demands of the target's file system before it begins.
+    /// Free space it demands of the target's file system before it begins, reserve included.
     #[prost(uint64, tag = "9")]
     pub space_needed_bytes: u64,
     /// The state checksum (16 hex digits) that the finished file must have.
     #[prost(string, tag = "10")]
     pub state: ::prost::alloc::string::String,
+    /// Transactions it replays on the base.
+    #[prost(uint64, tag = "11")]
+    pub transactions: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestoreRequest {
@@ -443,15 +446,25 @@ pub mod restore_response {
 /// How far a restore is.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestoreProgress {
-    /// What it does now: "base", "replay", "prove", "publish".
+    /// What it does now: "preflight", "base", "log", "prove", "publish", "done". "base" and "log" count the same bytes:
+    /// those read from the store.
     #[prost(string, tag = "1")]
     pub phase: ::prost::alloc::string::String,
-    /// Bytes of this phase that are done.
+    /// Bytes that are done: read from the store, or, while proving, of the finished file.
     #[prost(uint64, tag = "2")]
     pub done_bytes: u64,
-    /// Bytes of this phase in all. 0: not known.
+    /// Of so many. 0: not known.
     #[prost(uint64, tag = "3")]
     pub total_bytes: u64,
+    /// Transactions replayed so far.
+    #[prost(uint64, tag = "4")]
+    pub transactions: u64,
+    /// Of so many.
+    #[prost(uint64, tag = "5")]
+    pub total_transactions: u64,
+    /// Since the restore began.
+    #[prost(uint64, tag = "6")]
+    pub elapsed_ms: u64,
 }
 /// What a restore did.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -474,6 +487,15 @@ pub struct RestoreReport {
     /// How it was proven.
     #[prost(message, optional, tag = "6")]
     pub proof: ::core::option::Option<Proof>,
+    /// Transactions that were replayed on the base.
+    #[prost(uint64, tag = "7")]
+    pub transactions: u64,
+    /// Objects that turned out damaged or missing, and could be gone around. Empty: none.
+    #[prost(string, repeated, tag = "8")]
+    pub avoided: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long it took.
+    #[prost(uint64, tag = "9")]
+    pub elapsed_ms: u64,
 }
 /// Evidence that a restored file is the recorded state.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
