@@ -203,10 +203,11 @@ impl Protection {
     ///
     /// # Errors
     /// When the capture thread died.
-    pub async fn stop(mut self) -> Result<ProtectionStatus, ProtectError> {
+    pub async fn stop(&self) -> Result<ProtectionStatus, ProtectError> {
         let _ = self.commands.send(Command::Stop);
         self.waker.wake();
-        self.ended
+        let mut ended = self.ended.clone();
+        ended
             .wait_for(|ended| *ended)
             .await
             .map_err(|_| ProtectError::TaskDied { what: "capture".into() })?;

@@ -166,7 +166,7 @@ impl Repository {
         self.write(&keys::timeline_key(db, id), &serde_json::to_vec(&t).unwrap_or_default())?;
         Ok(Claim::Won(t))
     }
-    async fn databases(&self) -> Result<Vec<DatabaseRecord>> {
+    pub async fn databases(&self) -> Result<Vec<DatabaseRecord>> {
         Ok(self
             .names("db")
             .iter()
