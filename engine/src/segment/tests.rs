@@ -50,7 +50,8 @@ fn steps(most_changes: usize) -> impl Strategy<Value = Vec<Step>> {
         proptest::bool::weighted(0.2),
         proptest::bool::weighted(0.1),
     );
-    let step = step.prop_map(|(changes, pages, stumbles, forgetful)| Step { changes, pages, stumbles, forgetful });
+    let step =
+        step.prop_map(|(changes, pages, stumbles, forgetful)| Step { changes, pages, stumbles, forgetful });
     proptest::collection::vec(step, 1..12)
 }
 
@@ -99,7 +100,10 @@ impl Model {
                     image[at..at + 8].fill(value);
                 }
                 Change::Text { seed, .. } => {
-                    image.iter_mut().enumerate().for_each(|(at, byte)| *byte = seed.wrapping_add(at as u8 / 7));
+                    image
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(at, byte)| *byte = seed.wrapping_add(at as u8 / 7));
                 }
                 Change::Noise { seed, .. } => *image = noise(seed, image.len()),
             }
@@ -142,13 +146,20 @@ fn transaction(number: u64, pages: usize, image: &MemoryImage) -> Transaction {
     }
 }
 
-fn feed(encoder: &mut Encoder<Vec<u8>>, model: &Model, pages: &BTreeMap<PageNo, Vec<u8>>, forgetful: bool, backwards: bool) {
+fn feed(
+    encoder: &mut Encoder<Vec<u8>>,
+    model: &Model,
+    pages: &BTreeMap<PageNo, Vec<u8>>,
+    forgetful: bool,
+    backwards: bool,
+) {
     let mut order: Vec<_> = pages.iter().collect();
     if backwards {
         order.reverse();
     }
     for (page, bytes) in order {
-        let previous = (!forgetful && encoder.wants_previous(*page)).then(|| model.now().page(*page)).flatten();
+        let previous =
+            (!forgetful && encoder.wants_previous(*page)).then(|| model.now().page(*page)).flatten();
         encoder.page(*page, bytes, previous).unwrap();
     }
 }
@@ -320,7 +331,12 @@ fn a_page_that_was_cut_off_has_no_previous_version() {
 fn a_replay_goes_on_only_from_the_state_before() {
     let (_, object) = encode(
         PageSize::MIN,
-        &[Step { changes: vec![Change::Text { page: 3, seed: 1 }], pages: 40, stumbles: false, forgetful: false }],
+        &[Step {
+            changes: vec![Change::Text { page: 3, seed: 1 }],
+            pages: 40,
+            stumbles: false,
+            forgetful: false,
+        }],
         1,
     );
     let part = parts(&object).unwrap().remove(0);
