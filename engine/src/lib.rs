@@ -17,4 +17,5 @@ pub mod segment;
 pub mod store;
 pub mod time;
 pub mod transaction;
+pub mod verify;
 mod wire;

@@ -26,9 +26,10 @@ const READS_AT_A_TIME: usize = 12;
 /// One ranged read of a pack, and the chunks that come with it: indices in the manifest, in order of the pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PackRead {
-    pack: u32,
-    range: Range<u64>,
-    chunks: Vec<usize>,
+    /// Index in the manifest.
+    pub(crate) pack: u32,
+    pub(crate) range: Range<u64>,
+    pub(crate) chunks: Vec<usize>,
 }
 
 /// Bytes of a read.
@@ -97,6 +98,24 @@ fn write_chunks(
     file: &File,
     path: &Path,
 ) -> Result<(), RestoreError> {
+    decode_read(manifest, hasher, read, bytes, |index, raw| {
+        if raw.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        let chunk_bytes = u64::from(manifest.chunk_pages()) * u64::from(manifest.page_size.get());
+        let at = index as u64 * chunk_bytes;
+        file.write_all_at(raw, at).map_err(|error| io_error("write", path, error))
+    })
+}
+
+/// Gives every chunk of a read to `each`, with its index in the manifest. Blocks.
+pub(crate) fn decode_read(
+    manifest: &Manifest,
+    hasher: &Hasher,
+    read: &PackRead,
+    bytes: &Bytes,
+    mut each: impl FnMut(usize, &[u8]) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
     // A chunk that occurs several times in the image is in the read once: its places follow each other.
     let mut decoded: Option<(&ChunkRef, Vec<u8>)> = None;
     for index in &read.chunks {
@@ -111,13 +130,9 @@ fn write_chunks(
                 decode_chunk(hasher, chunk, len, stored).map_err(|error| damaged(manifest, chunk, &error))?;
             decoded = Some((chunk, raw));
         }
-        let Some((_, raw)) = &decoded else { continue };
-        if raw.iter().all(|byte| *byte == 0) {
-            continue;
+        if let Some((_, raw)) = &decoded {
+            each(*index, raw)?;
         }
-        let chunk_bytes = u64::from(manifest.chunk_pages()) * u64::from(manifest.page_size.get());
-        let at = *index as u64 * chunk_bytes;
-        file.write_all_at(raw, at).map_err(|error| io_error("write", path, error))?;
     }
     Ok(())
 }

@@ -39,16 +39,17 @@ use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
 use crate::plan::{RestorePlan, Target};
 use crate::time::Timestamp;
 
-use image::ImageFile;
-use log::Leg;
-use progress::Tracker;
 use prove::{Finished, hash_image};
 use target::{Draft, io_error};
 
+pub(crate) use base::{decode_read, reads_of};
 pub use error::{RestoreError, TargetUnfit};
-pub use objects::{Objects, ReadError};
-pub(crate) use planning::open_manifest;
+pub(crate) use image::ImageFile;
+pub(crate) use log::{Leg, replay_log};
+pub use objects::{Inventory, Objects, ReadError, history_of};
 pub use planning::plan;
+pub(crate) use planning::{open_manifest, read_transactions};
+pub(crate) use progress::Tracker;
 pub use progress::{Cancel, Phase, Progress, ProgressFn};
 pub use target::check_target;
 
@@ -264,7 +265,7 @@ async fn rebuild<O: Objects>(
         ImageFile::new(Arc::clone(file), size, pages, file_pages, Arc::clone(tracker), cancel.clone());
     tracker.enter(Phase::Log);
     let leg = Leg { from: plan.base.position.tx, segments: &plan.segments, until: plan.position.tx };
-    let mut image = log::replay_log(objects, &leg, image, path, tracker, cancel).await?;
+    let mut image = replay_log(objects, &leg, image, path, tracker, cancel).await?;
     let flush = move || image.flush().map(|()| image.reached());
     let reached = tokio::task::spawn_blocking(flush).await.map_err(|_| RestoreError::Stopped)?;
     let reached = reached.map_err(|error| io_error("write", path, error))?;

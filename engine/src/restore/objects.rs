@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::digest::Hasher;
 use crate::error::{ErrorKind, Explain};
+use crate::history::{Findings, History};
 use crate::ids::{DatabaseId, Digest};
 use crate::store::keys::{BaseKey, SegmentKey};
 
@@ -36,6 +37,26 @@ pub trait Objects: Clone + Send + Sync + 'static {
         pack: Digest,
         range: Range<u64>,
     ) -> impl Future<Output = Result<Bytes, ReadError>> + Send;
+}
+
+/// Says what a repository holds of a database.
+pub trait Inventory: Objects {
+    /// Claims, segments, bases and marks; the marks were read first.
+    fn findings(&self, database: DatabaseId) -> impl Future<Output = Result<Findings, ReadError>> + Send;
+
+    /// All packs, with their sizes in bytes.
+    fn packs(
+        &self,
+        database: DatabaseId,
+    ) -> impl Future<Output = Result<Vec<(Digest, u64)>, ReadError>> + Send;
+}
+
+/// Reads what exists of a database.
+///
+/// # Errors
+/// [`ReadError`] when it cannot be listed.
+pub async fn history_of<O: Inventory>(objects: &O, database: DatabaseId) -> Result<History, ReadError> {
+    Ok(History::build(database, objects.findings(database).await?))
 }
 
 /// An object that could not be read.

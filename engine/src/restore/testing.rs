@@ -141,6 +141,14 @@ impl World {
         History::build(database(), self.findings.clone())
     }
 
+    pub(crate) fn packs(&self) -> Vec<(Digest, u64)> {
+        let all = self.objects.0.lock().unwrap();
+        let packs = all.iter().filter(|(key, _)| key.contains("/chunk/"));
+        packs
+            .map(|(key, bytes)| (key.rsplit('/').next().unwrap().parse().unwrap(), bytes.len() as u64))
+            .collect()
+    }
+
     pub(crate) fn position(&self) -> Position {
         Position::new(self.timeline, self.last.unwrap())
     }

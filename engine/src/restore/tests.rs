@@ -240,7 +240,8 @@ fn a_damaged_or_missing_object_is_gone_around_when_another_way_leads_to_the_same
         };
         world.findings.segments.iter().any(|other| other.key.timeline == entry.key.timeline && inside(other))
     };
-    let wide = world.findings.segments.iter().find(wide).unwrap().key;
+    let wide =
+        world.findings.segments.iter().filter(wide).max_by_key(|entry| entry.key.range.count()).unwrap().key;
     world.objects.remove(&wide.to_string());
     let target = Target::Position(Position::new(wide.timeline, wide.range.last()));
     let report = restore_to(&world, target, &folder.path().join("two")).unwrap();
