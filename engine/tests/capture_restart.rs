@@ -213,6 +213,35 @@ fn a_damaged_published_frame_is_never_captured() {
     assert!(format!("{:?}", rig.events).contains("does not continue the log"), "{:?}", rig.events);
 }
 
+/// A writer killed between the two copies of the header leaves an index that nobody can read until the next reader
+/// repairs it. On a quiet database that is us.
+#[test]
+fn an_index_left_half_written_is_repaired_without_any_application() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    let mut rig = Rig::attach(&path);
+    insert(&app, 5);
+    rig.run_until(|rig| rig.poll().idle);
+    let index =
+        std::fs::OpenOptions::new().read(true).write(true).open(format!("{}-shm", path.display())).unwrap();
+    index.write_all_at(&[0xff; 4], 16).unwrap();
+    let copies = || {
+        let mut bytes = [0; 96];
+        index.read_exact_at(&mut bytes, 0).unwrap();
+        bytes[..48] == bytes[48..]
+    };
+    assert!(!copies());
+    let started = Instant::now();
+    rig.run_until(|_| copies());
+    assert!(started.elapsed() < Duration::from_secs(2));
+    insert(&app, 5);
+    rig.settle_and_compare();
+    assert!(rig.events.is_empty());
+    assert_eq!(rig.model.commits.len(), 10);
+    // Closing it would drop the locks of this process.
+    std::mem::forget(index);
+}
+
 /// A log written on a machine of the other byte order: SQLite goes on in the order it finds.
 #[test]
 fn a_log_with_big_endian_checksums_is_captured() {

@@ -12,8 +12,8 @@
 //! A frame is captured when the wal-index has published it and the running checksum up to there is the published one.
 //! A valid commit frame in the file alone is not a commit: its writer may have died before telling anyone.
 //!
-//! Who does what: [`links`] connections and pin, [`log`] reading frames, [`cycle`] letting the log be reset, [`image`]
-//! full images, [`resume`] going on after a restart, [`files`] descriptors and identities of files.
+//! Who does what: `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full
+//! images, `resume` going on after a restart, `files` descriptors and identities of files.
 
 mod cycle;
 mod error;
