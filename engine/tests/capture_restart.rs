@@ -168,6 +168,28 @@ fn a_log_that_is_gone_or_of_another_file_is_not_gone_on_from() {
     assert!(unknown(&path, &resume).contains("another file"));
 }
 
+/// An index set up over an empty log has salts of zero. It looks the same after any number of commits in between.
+#[test]
+fn an_empty_log_is_never_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    insert(&app, 3);
+    drop(app);
+    assert!(!log_of(&path).exists());
+    let mut rig = Rig::attach(&path);
+    assert!(rig.source.page_count() >= 2, "an empty log does not tell the size of the image");
+    let resume = rig.source.resume();
+    rig.settle_and_compare();
+    drop(rig);
+    std::fs::remove_file(log_of(&path)).unwrap();
+    let app = Connection::open(&path).unwrap();
+    insert(&app, 3);
+    drop(app);
+    assert!(!log_of(&path).exists());
+    let reason = unknown(&path, &resume);
+    assert!(reason.contains("empty"), "{reason}");
+}
+
 /// A writer that is killed at its fsync leaves a perfect commit frame of a transaction that nobody was told of; the next
 /// one overwrites it in place.
 #[test]

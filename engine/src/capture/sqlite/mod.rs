@@ -350,6 +350,10 @@ impl SqliteSource {
         if point.frame > head.frames {
             return Err(format!("the log ends at frame {}, {} had been captured", head.frames, point.frame));
         }
+        if point.frame == 0 && point.salts == Salts::default() {
+            // An index set up over an empty log: it looks the same after any number of commits in between.
+            return Err("the log was empty, which says nothing of what came since".to_owned());
+        }
         let found = if point.frame == head.frames && point.frame > 0 {
             Some(head.checksum)
         } else if point.frame > 0 {
