@@ -49,7 +49,7 @@ fn log_of(path: &Path) -> PathBuf {
 fn unknown(path: &Path, resume: &[u8]) -> String {
     let mut source = SqliteSource::open(path, SqliteOptions::default()).unwrap();
     match source.attach(Some(resume)).unwrap() {
-        Attach::Unknown { reason } => reason,
+        Attach::Unknown { reason, .. } => reason,
         Attach::Continue => panic!("it went on as if nothing had happened"),
     }
 }
@@ -107,7 +107,7 @@ fn a_tail_committed_while_away_and_overwritten_is_in_the_image() {
     app.query_row("PRAGMA wal_checkpoint(passive)", [], |_| Ok(())).unwrap();
     app.execute("insert into t(b) values ('after')", []).unwrap();
     match rig.source.attach(Some(&resume)).unwrap() {
-        Attach::Unknown { reason } => assert!(reason.contains("reset"), "{reason}"),
+        Attach::Unknown { reason, .. } => assert!(reason.contains("reset"), "{reason}"),
         Attach::Continue => panic!("the tail is lost"),
     }
     let mut image = rig.source.image(&mut rig.model).unwrap();

@@ -118,7 +118,21 @@ pub enum Attach {
     Unknown {
         /// Why, for the operator.
         reason: String,
+        /// The log is the same one, with less in it than was captured: the source has lost commits (a power cut).
+        behind: bool,
     },
+}
+
+/// Why the log does not go on from a resume point.
+struct Break {
+    reason: String,
+    behind: bool,
+}
+
+impl Break {
+    fn other(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), behind: false }
+    }
 }
 
 /// Something that ends capture of the file that is open. The source has let go; attach again, which will find out.
@@ -310,8 +324,8 @@ impl SqliteSource {
             self.page_size = page_size;
         }
         let decision = match resume.map(ResumePoint::decode) {
-            None => Err("there is no resume point".to_owned()),
-            Some(None) => Err("the resume point cannot be read".to_owned()),
+            None => Err(Break::other("there is no resume point")),
+            Some(None) => Err(Break::other("the resume point cannot be read")),
             Some(Some(point)) => self.continues(&point, look.head).map(|()| point),
         };
         match decision {
@@ -323,36 +337,40 @@ impl SqliteSource {
                 self.remember_frames()?;
                 Ok(Attach::Continue)
             }
-            Err(reason) => {
+            Err(Break { reason, behind }) => {
                 self.place_at(look.head)?;
                 (self.unplaced, self.away) = (true, false);
-                Ok(Attach::Unknown { reason })
+                Ok(Attach::Unknown { reason, behind })
             }
         }
     }
 
     /// Whether the log goes on from the resume point; if not, why.
-    fn continues(&self, point: &ResumePoint, head: IndexHead) -> std::result::Result<(), String> {
-        let links = self.links.as_ref().ok_or("the source is not attached")?;
+    fn continues(&self, point: &ResumePoint, head: IndexHead) -> std::result::Result<(), Break> {
+        let links = self.links.as_ref().ok_or_else(|| Break::other("the source is not attached"))?;
         if point.inode != links.inode() {
-            return Err(format!(
-                "the database is another file (inode {}, was {})",
-                links.inode(),
+            let inode = links.inode();
+            return Err(Break::other(format!(
+                "the database is another file (inode {inode}, was {})",
                 point.inode
-            ));
+            )));
         }
         if point.page_size != self.page_size {
-            return Err(format!("the page size is {}, was {}", self.page_size, point.page_size));
+            return Err(Break::other(format!(
+                "the page size is {}, was {}",
+                self.page_size, point.page_size
+            )));
         }
         if point.salts != head.salts {
-            return Err("the log was reset since".to_owned());
+            return Err(Break::other("the log was reset since"));
         }
         if point.frame > head.frames {
-            return Err(format!("the log ends at frame {}, {} had been captured", head.frames, point.frame));
+            let reason = format!("the log ends at frame {}, {} had been captured", head.frames, point.frame);
+            return Err(Break { reason, behind: true });
         }
         if point.frame == 0 && point.salts == Salts::default() {
             // An index set up over an empty log: it looks the same after any number of commits in between.
-            return Err("the log was empty, which says nothing of what came since".to_owned());
+            return Err(Break::other("the log was empty, which says nothing of what came since"));
         }
         let found = if point.frame == head.frames && point.frame > 0 {
             Some(head.checksum)
@@ -369,7 +387,8 @@ impl SqliteSource {
         if found == Some(point.checksum) {
             Ok(())
         } else {
-            Err(format!("the log was written anew: frame {} is not the captured one", point.frame))
+            let reason = format!("the log was written anew: frame {} is not the captured one", point.frame);
+            Err(Break { reason, behind: true })
         }
     }
 
@@ -823,7 +842,7 @@ impl SqliteSource {
     pub fn image<S: Sink>(
         &mut self,
         sink: &mut S,
-    ) -> std::result::Result<Box<dyn Image + Send>, CaptureError<S::Error>> {
+    ) -> std::result::Result<Box<dyn Image>, CaptureError<S::Error>> {
         if self.links.is_none() {
             return Err(SqliteSourceError::NotAttached { path: self.path.clone() }.into());
         }

@@ -1,0 +1,328 @@
+//! Answers about one database, from its repository.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use everwhen_engine::history::{History, Seen, SegmentEntry};
+use everwhen_engine::plan::{RestorePlan, Target};
+use everwhen_engine::repository::Repository;
+use everwhen_engine::restore::{self, Cancel, Options, RestoreError, RestoreReport};
+use everwhen_engine::sqlite::lock_byte_page;
+use everwhen_engine::time::Timestamp;
+use everwhen_engine::transaction::Transaction;
+use everwhen_proto::v1;
+use everwhen_proto::v1::restore_response::Event;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use super::objects::RepositoryObjects;
+use super::repository::{Record, described, findings, set_record, url};
+use crate::answers::Parts;
+use crate::failure::{Failure, Nearest};
+use crate::view::PointView;
+use crate::wire::{point_out, progress_out, target_in, time_in, time_out};
+
+/// Restore points in one message of a listing.
+const POINTS_IN_A_PART: usize = 1_000;
+/// Segments whose tables are read at the same time.
+const READ_AHEAD: usize = 8;
+/// Messages of a restore that may wait for a slow caller; progress that finds no room is dropped.
+const EVENTS_WAITING: usize = 16;
+
+/// Files that SQLite would take for a part of a restored database.
+const SIDECARS: &[&str] = &["-wal", "-journal", "-shm"];
+
+/// One database of a repository, and the newest word on how far its time is covered.
+#[derive(Clone)]
+pub(crate) struct DatabaseReader {
+    repository: Repository,
+    record: Record,
+    seen: Option<Seen>,
+}
+
+impl DatabaseReader {
+    pub(crate) fn new(repository: Repository, record: Record, seen: Option<Seen>) -> Self {
+        Self { repository, record, seen }
+    }
+
+    async fn build_history(&self) -> Result<History, Failure> {
+        let mut findings = findings(&self.repository, self.record.id).await?;
+        findings.seen.extend(self.seen);
+        Ok(History::build(self.record.id, findings))
+    }
+
+    /// Windows, gaps, timelines, bases.
+    pub(crate) async fn history(&self) -> Result<v1::GetHistoryResponse, Failure> {
+        let history = self.build_history().await?;
+        for flaw in history.flaws() {
+            tracing::warn!("{}: {flaw}", self.record.name);
+        }
+        Ok(history_out(&history, described(&self.record, &url(&self.repository))))
+    }
+
+    /// What the repository alone can say of the protection.
+    pub(crate) async fn status(&self) -> Result<v1::DatabaseStatus, Failure> {
+        let history = self.build_history().await?;
+        let covered_through = history.covered_through().map(time_out);
+        let history = history_out(&history, described(&self.record, &url(&self.repository)));
+        Ok(v1::DatabaseStatus {
+            database: history.database,
+            health: v1::Health::Attention.into(),
+            reasons: vec!["no running daemon answers for it here: this is what the repository holds".into()],
+            durable: history.latest,
+            window: history.windows.last().cloned(),
+            gaps: history.gaps.len() as u64,
+            covered_through,
+            ..v1::DatabaseStatus::default()
+        })
+    }
+
+    /// Restore points from `from` to `to`, oldest first.
+    pub(crate) fn points(
+        self,
+        from: Option<prost_types::Timestamp>,
+        to: Option<prost_types::Timestamp>,
+    ) -> Parts<v1::ListPointsResponse> {
+        let from = from.as_ref().map_or(Timestamp::MIN, time_in);
+        let to = to.as_ref().map_or(Timestamp::MAX, time_in);
+        let objects = RepositoryObjects(self.repository.clone());
+        async move {
+            let history = self.build_history().await?;
+            let wanted = segments_between(&history, from, to);
+            let read = stream::iter(wanted).map(move |entry| points_of(objects.clone(), entry, from, to));
+            Ok(read.buffered(READ_AHEAD))
+        }
+        .into_stream()
+        .try_flatten()
+        .map_ok(in_parts)
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn plan_in(
+        &self,
+        history: &History,
+        target: Target,
+        now: Timestamp,
+    ) -> Result<RestorePlan, Failure> {
+        let objects = RepositoryObjects(self.repository.clone());
+        restore::plan(&objects, history, target, now).await.map_err(|error| restore_failure(&error))
+    }
+
+    /// The exact restore point for a target.
+    pub(crate) async fn resolve(
+        &self,
+        target: Option<v1::Target>,
+    ) -> Result<v1::ResolvePointResponse, Failure> {
+        let plan = self.plan(target).await?;
+        Ok(v1::ResolvePointResponse { point: plan.point, distance_ms: plan.distance_ms })
+    }
+
+    /// What a restore would do.
+    pub(crate) async fn plan(&self, target: Option<v1::Target>) -> Result<v1::RestorePlan, Failure> {
+        let (target, now) = (target_in(target)?, Timestamp::now());
+        let history = self.build_history().await?;
+        Ok(plan_out(&self.plan_in(&history, target, now).await?))
+    }
+
+    /// Restores. Dropping the stream cancels it.
+    pub(crate) fn restore(self, target: Option<v1::Target>, to: PathBuf) -> Parts<v1::RestoreResponse> {
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let cancel = Cancel::new();
+        let task = tokio::spawn(self.restore_into(target, to, events, cancel.clone()));
+        let running = Running { waiting, task: Some(task), cancel };
+        stream::unfold(running, |mut running| async {
+            let next = running.next().await?;
+            Some((next, running))
+        })
+        .boxed()
+    }
+
+    async fn restore_into(
+        self,
+        target: Option<v1::Target>,
+        to: PathBuf,
+        events: mpsc::Sender<Event>,
+        cancel: Cancel,
+    ) -> Result<v1::RestoreReport, Failure> {
+        let (target, now) = (target_in(target)?, Timestamp::now());
+        let history = self.build_history().await?;
+        let plan = self.plan_in(&history, target, now).await?;
+        let _ = events.send(Event::Plan(plan_out(&plan))).await;
+        let told = Arc::new(move |progress| drop(events.try_send(Event::Progress(progress_out(&progress)))));
+        let objects = RepositoryObjects(self.repository.clone());
+        let options = Options {
+            sidecar_suffixes: SIDECARS,
+            left_out: |size| Some(lock_byte_page(size)),
+            ..Options::default()
+        };
+        let report = restore::restore(&objects, &history, target, now, &to, &options, told, &cancel).await;
+        report.map(|report| report_out(&report)).map_err(|error| restore_failure(&error))
+    }
+
+    /// Changes the record.
+    pub(crate) async fn set(&self, request: &v1::SetDatabaseRequest) -> Result<v1::Database, Failure> {
+        let record = set_record(&self.repository, self.record.clone(), &request.name, &request.class).await?;
+        Ok(described(&record, &url(&self.repository)))
+    }
+}
+
+/// A restore under way, as a stream of its messages. Cancelled when dropped.
+struct Running {
+    waiting: mpsc::Receiver<Event>,
+    task: Option<tokio::task::JoinHandle<Result<v1::RestoreReport, Failure>>>,
+    cancel: Cancel,
+}
+
+impl Running {
+    async fn next(&mut self) -> Option<Result<v1::RestoreResponse, Failure>> {
+        if let Some(event) = self.waiting.recv().await {
+            return Some(Ok(v1::RestoreResponse { event: Some(event) }));
+        }
+        let ended = self.task.take()?.await;
+        let report = ended.unwrap_or_else(|died| {
+            Err(Failure::new(everwhen_engine::error::ErrorKind::Failed, "the restore died").caused_by(&died))
+        });
+        Some(report.map(|report| v1::RestoreResponse { event: Some(Event::Report(report)) }))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// The segments with commits between two moments, in the order of positions. One for every transaction.
+fn segments_between(history: &History, from: Timestamp, to: Timestamp) -> Vec<SegmentEntry> {
+    let mut entries: Vec<SegmentEntry> = Vec::new();
+    // Of several that begin alike the widest comes first; what lies within an earlier one adds nothing.
+    for entry in history.segments() {
+        let covered = entries.last().is_some_and(|last| {
+            last.key.timeline == entry.key.timeline && last.key.range.last() >= entry.key.range.last()
+        });
+        if !covered {
+            entries.push(entry);
+        }
+    }
+    entries.retain(|entry| entry.key.to >= from && entry.key.from <= to);
+    entries
+}
+
+async fn points_of(
+    objects: RepositoryObjects,
+    entry: SegmentEntry,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<VecDeque<v1::RestorePoint>, Failure> {
+    let read = restore::read_transactions(&objects, entry).await;
+    let transactions = read.map_err(|error| Failure::of(&error))?;
+    let wanted = transactions.iter().filter(|transaction| (from..=to).contains(&transaction.time));
+    Ok(wanted.map(|transaction| restore_point(entry, transaction)).collect())
+}
+
+fn restore_point(entry: SegmentEntry, transaction: &Transaction) -> v1::RestorePoint {
+    let position = everwhen_engine::ids::Position::new(entry.key.timeline, transaction.tx);
+    v1::RestorePoint {
+        position: position.to_string(),
+        time: Some(time_out(transaction.time)),
+        pages: transaction.pages,
+        image_pages: transaction.image_pages,
+    }
+}
+
+fn in_parts(
+    points: VecDeque<v1::RestorePoint>,
+) -> impl futures::Stream<Item = Result<v1::ListPointsResponse, Failure>> {
+    stream::unfold(points, |mut points| async move {
+        let part: Vec<_> = points.drain(..points.len().min(POINTS_IN_A_PART)).collect();
+        (!part.is_empty()).then_some((Ok(v1::ListPointsResponse { points: part }), points))
+    })
+}
+
+/// A failed restore or plan, with its neighbours.
+fn restore_failure(error: &RestoreError) -> Failure {
+    let mut failure = Failure::of(error);
+    let nearest = error.nearest();
+    let point = |point: everwhen_engine::history::Point| PointView {
+        position: point.position.to_string(),
+        time: Some(point.time),
+    };
+    if nearest.before.is_some() || nearest.after.is_some() {
+        failure.nearest =
+            Some(Nearest { before: nearest.before.map(point), after: nearest.after.map(point) });
+    }
+    failure
+}
+
+fn distance(ms: Option<i64>) -> u64 {
+    ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0)
+}
+
+fn plan_out(plan: &RestorePlan) -> v1::RestorePlan {
+    v1::RestorePlan {
+        point: Some(point_out(plan.position, Some(plan.time))),
+        asked: plan.asked.to_string(),
+        distance_ms: distance(plan.distance_ms),
+        base: plan.base.position.to_string(),
+        segments: plan.segments.len() as u64,
+        transactions: plan.transactions,
+        bytes: plan.read_bytes,
+        requests: plan.requests,
+        image_bytes: plan.image_bytes,
+        space_needed_bytes: plan.space_needed_bytes.saturating_add(restore::RESERVE_BYTES),
+        state: plan.state.to_string(),
+    }
+}
+
+fn report_out(report: &RestoreReport) -> v1::RestoreReport {
+    v1::RestoreReport {
+        point: Some(point_out(report.position, Some(report.time))),
+        asked: report.asked.to_string(),
+        distance_ms: distance(report.distance_ms),
+        path: report.path.to_string_lossy().into_owned(),
+        bytes: report.bytes,
+        proof: Some(v1::Proof { state: report.proof.state.to_string(), how: report.proof.how.clone() }),
+        transactions: report.transactions,
+        avoided: report.avoided.clone(),
+        elapsed_ms: report.elapsed_ms,
+    }
+}
+
+fn history_out(history: &History, database: v1::Database) -> v1::GetHistoryResponse {
+    let windows = history
+        .windows()
+        .into_iter()
+        .map(|window| v1::Window { from: Some(time_out(window.from)), to: Some(time_out(window.to)) });
+    let gaps = history.gaps().into_iter().map(|gap| v1::Gap {
+        from: Some(time_out(gap.from)),
+        to: Some(time_out(gap.to)),
+        before: gap.before.to_string(),
+        after: gap.after.to_string(),
+        reason: gap.reason.to_string(),
+    });
+    let timelines = history.timelines().into_iter().map(|active| v1::Timeline {
+        id: active.timeline.id.get(),
+        parent: active.timeline.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+        why: active.timeline.why,
+        host: active.timeline.host.to_string(),
+        host_name: active.timeline.host_name,
+        claimed: Some(time_out(active.timeline.claimed_at)),
+    });
+    let bases = history.bases().map(|base| v1::Base {
+        position: base.key.position.to_string(),
+        time: None,
+        manifest_bytes: base.size,
+    });
+    v1::GetHistoryResponse {
+        windows: windows.collect(),
+        gaps: gaps.collect(),
+        timelines: timelines.collect(),
+        bases: bases.collect(),
+        segments: history.segments().count() as u64,
+        log_bytes: history.segments().map(|segment| segment.size).sum(),
+        latest: history.newest().map(|point| point_out(point.position, Some(point.time))),
+        database: Some(database),
+    }
+}
