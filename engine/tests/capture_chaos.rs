@@ -1,5 +1,7 @@
 //! Capture under load: several application processes, hostile checkpoints, kills. No commit is lost, no page differs.
 
+#![allow(clippy::unwrap_used, reason = "what helps tests fails as tests do")]
+
 mod capture_support;
 
 use std::path::PathBuf;

@@ -17,10 +17,10 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::history::Point;
+use crate::history::{Point, SegmentEntry};
 use crate::ids::{DatabaseId, Position};
 use crate::page::{PageSize, StateChecksum};
-use crate::store::keys::{BaseKey, SegmentKey};
+use crate::store::keys::BaseKey;
 use crate::time::Timestamp;
 
 pub use error::{NoSuchPoint, PlanError};
@@ -96,7 +96,7 @@ pub struct RestorePlan {
     pub base: BaseKey,
     /// The log to replay on it, in order.
     #[serde(serialize_with = "as_texts")]
-    pub segments: Vec<SegmentKey>,
+    pub segments: Vec<SegmentEntry>,
     /// Transactions to replay.
     pub transactions: u64,
     /// Stored bytes to read.
@@ -134,7 +134,7 @@ impl RestorePlan {
             asked,
             distance_ms: distance,
             base: route.base.key,
-            segments: route.segments.iter().map(|entry| entry.key).collect(),
+            segments: route.segments.clone(),
             transactions: route.transactions,
             read_bytes: base.bytes.saturating_add(log_bytes),
             requests: base.requests.saturating_add(route.segments.len() as u64),
@@ -151,8 +151,8 @@ fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S:
     serializer.collect_str(value)
 }
 
-fn as_texts<S: Serializer>(keys: &[SegmentKey], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(keys.iter().map(SegmentKey::to_string))
+fn as_texts<S: Serializer>(entries: &[SegmentEntry], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(entries.iter().map(|entry| entry.key.to_string()))
 }
 
 fn as_number<S: Serializer>(size: &PageSize, serializer: S) -> Result<S::Ok, S::Error> {

@@ -26,12 +26,17 @@ impl Dice {
 
 /// Starts this test binary as an application with a job: words separated by spaces, the path last.
 pub fn start(job: &str, path: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    command(job, path).spawn().unwrap()
+}
+
+/// The same, not started yet.
+pub fn command(job: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["application_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(JOB, format!("{job} {}", path.display()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stdout(Stdio::piped());
+    command
 }
 
 /// The number that a finished application reports as `word=number`.
@@ -55,6 +60,7 @@ pub fn run_job() {
         "paced" => paced(path, amount, seed),
         "saturated" => saturated(path, amount),
         "truncate" => truncate(path, amount),
+        "capture" => capture(path, amount),
         _ => panic!("no such job: {kind}"),
     }
 }
@@ -148,6 +154,18 @@ fn paced(path: &Path, commits: u64, _: u64) {
     }
     micros.sort_unstable();
     println!("\nbusy={busy} p999={}", micros[micros.len() * 999 / 1000]);
+}
+
+/// Captures as a user who may only read, until so many commits have come; reports the length of the log at the end.
+fn capture(path: &Path, commits: u64) {
+    let options = super::SqliteOptions { hard_frames: Some(500), ..Default::default() };
+    let mut rig = super::Rig::attach_with(path, options);
+    std::fs::write(path.with_extension("attached"), b"").unwrap();
+    rig.run_until(|rig| rig.model.commits.len() as u64 >= commits);
+    assert!(rig.source.log_status().unwrap().read_only);
+    let longest = rig.source.log_status().unwrap().frames;
+    rig.settle_and_compare();
+    println!("\ncommits={} frames={longest}", rig.model.commits.len());
 }
 
 /// As fast as it goes; reports the time it took.

@@ -17,8 +17,12 @@ use crate::capture::sink::Sink;
 use crate::capture::sqlite::SqliteSourceError;
 use crate::time::Timestamp;
 
+/// Between two attempts to leave slot 0.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
 /// Between two quiet cycles: more of them only cost fsyncs.
 const CYCLE_PAUSE: Duration = Duration::from_millis(50);
+/// The same when commits come too close together for a quiet moment.
+const RESTLESS_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between cycles of an idle log that another reader keeps from being backfilled.
 const CYCLE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks for a checkpoint that waits for us.
@@ -30,6 +34,8 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE: Duration = Duration::from_micros(30);
 /// How long the checkpoint under the write lock is repeated.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a user who may only read lets go at a time.
+const UNPINNED_MAX: Duration = Duration::from_millis(30);
 /// Between two forced cycles; doubles while they fail.
 const HARD_PAUSE: Duration = Duration::from_millis(100);
 const HARD_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -38,6 +44,7 @@ const HARD_PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     last_commit: Instant,
+    last_cycle: Instant,
     next_cycle: Instant,
     cycle_pause: Duration,
     next_hard: Instant,
@@ -51,6 +58,7 @@ impl Pace {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             last_commit: now,
+            last_cycle: now,
             next_cycle: now,
             cycle_pause: CYCLE_PAUSE,
             next_hard: now,
@@ -84,7 +92,7 @@ impl SqliteSource {
             // Its writer may have died: SQLite repairs the index when a read transaction begins.
             return self.when_cycle_is_due(now, |source| source.advance(sink, transactions).map(|_| ()));
         };
-        self.seen_backfilled(look.backfilled);
+        self.set_seen_backfilled(look.backfilled);
         if self.maybe_slot_zero && look.head.frames > look.backfilled {
             return self.advance(sink, transactions).map(|_| ());
         }
@@ -96,8 +104,15 @@ impl SqliteSource {
         }
         let read_only = self.links.as_ref().is_none_or(|links| links.read_only);
         let hard = self.options.hard_frames.is_some_and(|hard| look.head.frames >= hard);
-        if hard && !read_only && now >= self.pace.next_hard {
-            return self.forced_cycle(sink, transactions);
+        if hard && now >= self.pace.next_hard {
+            let done = if read_only {
+                self.unpinned_cycle(sink, transactions)?
+            } else {
+                self.forced_cycle(sink, transactions)?
+            };
+            let pause = if done { HARD_PAUSE } else { (self.pace.hard_pause * 2).min(HARD_PAUSE_MAX) };
+            (self.pace.hard_pause, self.pace.next_hard) = (pause, Instant::now() + pause);
+            return Ok(());
         }
         if now >= self.next_cycle(look.head.frames) {
             return self.quiet_cycle(sink, now, transactions);
@@ -115,7 +130,7 @@ impl SqliteSource {
 
     /// Checkpoints change only this number of the head; it alone is no reason to capture.
     #[expect(clippy::host_endian_bytes, reason = "the wal-index is in the machine's own byte order")]
-    fn seen_backfilled(&mut self, backfilled: u32) {
+    fn set_seen_backfilled(&mut self, backfilled: u32) {
         if let Some(place) = self.seen.last_chunk_mut::<4>() {
             *place = backfilled.to_ne_bytes();
         }
@@ -123,7 +138,15 @@ impl SqliteSource {
 
     /// When the next quiet cycle may be tried, for a log of so many frames.
     fn next_cycle(&self, frames: u32) -> Instant {
-        let quiet = if frames >= self.options.soft_frames { self.options.quiet } else { self.options.idle };
+        let soft = self.options.soft_frames;
+        let quiet = match frames {
+            _ if frames < soft => self.options.idle,
+            // There was no quiet moment: right after a commit is the best one then, and fails at worst.
+            _ if frames >= soft.saturating_add(soft / 2) => {
+                return self.pace.next_cycle.max(self.pace.last_cycle + RESTLESS_PAUSE);
+            }
+            _ => self.options.quiet,
+        };
         (self.pace.last_commit + quiet).max(self.pace.next_cycle)
     }
 
@@ -131,6 +154,9 @@ impl SqliteSource {
     pub(super) fn next_due(&self, now: Instant) -> Instant {
         if self.is_at_rest() {
             return now + Duration::from_secs(60);
+        }
+        if self.maybe_slot_zero && self.place.frame > self.seen_backfilled() {
+            return now + HAND_OVER_PAUSE;
         }
         let held = Arc::strong_count(&self.held_images) > 1;
         let probe = if self.pace.waiting > 0 { self.pace.next_probe } else { now + PROBE_PAUSE * 2 };
@@ -210,6 +236,7 @@ impl SqliteSource {
     }
 
     fn quiet_cycle<S: Sink>(&mut self, sink: &mut S, now: Instant, transactions: &mut u64) -> Step<S::Error> {
+        self.pace.last_cycle = now;
         self.pace.next_cycle = now + self.pace.cycle_pause;
         // Before the pin moves, so that it does not stand on slot 0 while the sink works.
         self.secure(sink)?;
@@ -237,27 +264,82 @@ impl SqliteSource {
             return Ok(true);
         }
         match links.checkpointer.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE) {
-            Ok(_) => Ok(true),
-            Err(error) if is_busy(&error) => Ok(true),
-            Err(source) => Err(SqliteSourceError::Sqlite {
-                path: self.path.clone(),
-                doing: "checkpoint its log",
-                source,
-            }),
+            Ok(_) => {}
+            Err(error) if is_busy(&error) => {}
+            // A full disk, say. The log then stays and grows; capture goes on.
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the log could not be checkpointed");
+            }
         }
+        Ok(true)
     }
 
-    fn forced_cycle<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Step<S::Error> {
+    /// The quiet cycle with the write lock held. Whether all was backfilled.
+    fn forced_cycle<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
         *transactions += self.capture_published(sink)?;
         self.secure(sink)?;
-        let done = self.take_write_lock()? && {
-            let outcome = self.cycle_under_lock(sink, transactions);
-            self.give_write_lock_back()?;
-            outcome?
-        };
-        self.pace.hard_pause = if done { HARD_PAUSE } else { (self.pace.hard_pause * 2).min(HARD_PAUSE_MAX) };
-        self.pace.next_hard = Instant::now() + self.pace.hard_pause;
-        Ok(())
+        if !self.take_write_lock()? {
+            return Ok(false);
+        }
+        let outcome = self.cycle_under_lock(sink, transactions);
+        self.give_write_lock_back()?;
+        outcome
+    }
+
+    /// For a user who may only read. Such a pin cannot be set at the newest commit, and applications checkpoint right
+    /// after a commit: the log would never be backfilled to its end, and grow for ever. So past the hard limit we let go
+    /// for a moment, and pin again once all is backfilled. As long as the salts stay what they were, nothing was reset
+    /// and nothing is lost; if the log is reset in that moment, commits may be missing, and that is said.
+    fn unpinned_cycle<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
+        *transactions += self.capture_published(sink)?;
+        self.secure(sink)?;
+        if let Some(links) = &self.links {
+            links.unpin()?;
+        }
+        let outcome = self.follow_unpinned(sink, transactions);
+        if let Some(links) = &self.links {
+            links.pin_again(self.options.patience)?;
+        }
+        // What is published now was published, and is kept, under the new pin.
+        self.maybe_slot_zero = false;
+        let done = outcome?;
+        let looked = Timestamp::now();
+        if let Some(look) = self.look()? {
+            *transactions += self.capture(sink, look.head, looked)?;
+        }
+        self.maybe_slot_zero = true;
+        self.secure(sink)?;
+        Ok(done)
+    }
+
+    /// Captures while nothing is pinned, until all is backfilled or the time is over.
+    fn follow_unpinned<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
+        // A reset is no ordinary thing now.
+        self.maybe_slot_zero = false;
+        let started = Instant::now();
+        while started.elapsed() < UNPINNED_MAX {
+            let looked = Timestamp::now();
+            if let Some(look) = self.look()? {
+                *transactions += self.capture(sink, look.head, looked)?;
+                if look.is_backfilled() {
+                    return Ok(true);
+                }
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Ok(false)
     }
 
     /// Whether all was backfilled.

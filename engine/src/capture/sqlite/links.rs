@@ -119,6 +119,16 @@ impl Links {
         end(&self.path, &self.pins[old])
     }
 
+    /// Ends the pin without another. The one place outside of a release that does; see `unpinned_cycle`.
+    pub(super) fn unpin(&self) -> Result<()> {
+        end(&self.path, self.pinned())
+    }
+
+    /// Pins anew after [`Links::unpin`].
+    pub(super) fn pin_again(&self, patience: Duration) -> Result<()> {
+        begin_patiently(&self.path, self.pinned(), patience)
+    }
+
     /// Whether the paths still lead to what is open.
     pub(super) fn moved(&self) -> Result<Option<Moved>> {
         let at = |path: &Path| {

@@ -61,6 +61,8 @@ const IDLE: Duration = Duration::from_millis(250);
 const NAMES: Duration = Duration::from_millis(250);
 /// How long published frames may fail their check before the log counts as broken.
 const MISMATCH_MAX: Duration = Duration::from_secs(5);
+/// Between two such checks.
+const MISMATCH_PAUSE: Duration = Duration::from_millis(2);
 /// Attempts to read an index that is being written.
 const HEAD_ATTEMPTS: u32 = 200;
 /// A commit seen later than this after the look before was not watched (the machine slept, or we did).
@@ -73,9 +75,11 @@ pub struct SqliteOptions {
     /// the application never has to checkpoint.
     pub soft_frames: u32,
     /// From this many frames on a reset is forced with the write lock, for about a millisecond. `None`: never; then the
-    /// log grows for as long as commits come back to back.
+    /// log grows for as long as commits come back to back. A user who may only read cannot take the write lock; it then
+    /// lets go of its pin for up to 30 ms instead, at the risk of a gap, and with `None` the log may grow for ever.
     pub hard_frames: Option<u32>,
-    /// How long nothing must have been committed for a moment to be quiet.
+    /// How long nothing must have been committed for a moment to be quiet. A log half again as long as
+    /// `soft_frames` no longer waits for one.
     pub quiet: Duration,
     /// How long nothing must have been committed for the log to be backfilled even when it is short.
     pub idle: Duration,
@@ -94,7 +98,7 @@ impl Default for SqliteOptions {
         Self {
             soft_frames: 800,
             hard_frames: Some(8_000),
-            quiet: Duration::from_millis(5),
+            quiet: Duration::from_millis(2),
             idle: Duration::from_millis(500),
             patience: Duration::from_secs(2),
             convert_to_wal: false,
@@ -185,6 +189,8 @@ pub struct SqliteSource {
     maybe_slot_zero: bool,
     /// Attached at an unknown place, and nothing captured from it yet.
     unplaced: bool,
+    /// Nothing was looked at since the attach: what is found first was committed while nobody watched.
+    away: bool,
     /// Up to here the sink has been told to secure.
     secured: Option<Place>,
     /// The head of the index as it was read last, and when.
@@ -271,6 +277,7 @@ impl SqliteSource {
             frames: Frames::default(),
             maybe_slot_zero: true,
             unplaced: true,
+            away: true,
             secured: None,
             seen: [0; HEAD_LEN + 4],
             looked: Timestamp::MIN,
@@ -326,13 +333,13 @@ impl SqliteSource {
                 self.place = Place { salts: point.salts, frame: point.frame, checksum: point.checksum };
                 self.image_pages = point.image_pages;
                 self.looked = point.looked;
-                self.unplaced = false;
+                (self.unplaced, self.away) = (false, true);
                 self.remember_frames()?;
                 Ok(Attach::Continue)
             }
             Err(Break { reason, behind }) => {
                 self.place_at(look.head)?;
-                self.unplaced = true;
+                (self.unplaced, self.away) = (true, false);
                 Ok(Attach::Unknown { reason, behind })
             }
         }
@@ -384,10 +391,23 @@ impl SqliteSource {
     /// Makes the published state the captured one, without handing anything over.
     fn place_at(&mut self, head: IndexHead) -> Result<()> {
         self.place = Place { salts: head.salts, frame: head.frames, checksum: head.checksum };
-        self.image_pages = head.image_pages;
+        self.image_pages = self.image_pages_at(head)?;
         self.looked = Timestamp::now();
         self.frames.forget();
         self.remember_frames()
+    }
+
+    /// The size of the image. An index that was set up over an empty log does not say; then the file is all there is.
+    fn image_pages_at(&self, head: IndexHead) -> Result<u32> {
+        let Some(links) = self.links.as_ref().filter(|_| head.image_pages == 0) else {
+            return Ok(head.image_pages);
+        };
+        let size = sqlite_ffi::database_size(links.pinned()).map_err(|source| SqliteSourceError::Io {
+            path: self.path.clone(),
+            doing: "tell its size",
+            source,
+        })?;
+        Ok(u32::try_from(size / u64::from(self.page_size.get())).unwrap_or(u32::MAX))
     }
 
     fn remember_frames(&mut self) -> Result<()> {
@@ -441,9 +461,10 @@ impl SqliteSource {
         if self.links.is_none() {
             return Err(SqliteSourceError::NotAttached { path: self.path.clone() }.into());
         }
-        if self.head_changed()? {
+        if !self.nothing_published()? {
             *transactions += self.capture_published(sink)?;
         }
+        self.away = false;
         self.maintain(sink, now, transactions)
     }
 
@@ -475,10 +496,16 @@ impl SqliteSource {
         }))
     }
 
-    /// Reads the raw head; whether it differs from the one seen last.
-    fn head_changed(&self) -> Result<bool> {
-        let Some(links) = &self.links else { return Ok(false) };
-        Ok(files::read_head(&links.index).map_err(|source| self.index_unreadable(source))? != self.seen)
+    /// Whether the raw head is still the one seen last. That is a look, too: what is committed later is later than it.
+    fn nothing_published(&mut self) -> Result<bool> {
+        let looked = Timestamp::now();
+        let Some(links) = &self.links else { return Ok(true) };
+        let same =
+            files::read_head(&links.index).map_err(|source| self.index_unreadable(source))? == self.seen;
+        if same && !self.away {
+            self.looked = looked;
+        }
+        Ok(same)
     }
 
     fn index_unreadable(&self, source: std::io::Error) -> SqliteSourceError {
@@ -540,7 +567,10 @@ impl SqliteSource {
                 return Err(SqliteSourceError::Index { path: self.path.clone(), source }.into());
             }
             // A writer died while publishing, perhaps: whoever begins to read next repairs it. `maintain` will.
-            Err(_) => return Ok(0),
+            Err(_) => {
+                self.seen = raw;
+                return Ok(0);
+            }
         };
         let transactions = self.capture(sink, head, looked)?;
         self.seen = raw;
@@ -585,7 +615,7 @@ impl SqliteSource {
     /// The log was reset: legal only under a pin on slot 0, when all of the old one had been captured.
     fn begin_generation<E>(&mut self, head: IndexHead) -> std::result::Result<(), Trouble<E>> {
         if !self.maybe_slot_zero {
-            return Err(Trouble::Lost("the log was reset although it was pinned".to_owned()));
+            return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
         self.place = Place { salts: head.salts, frame: 0, checksum: RunningChecksum::default() };
@@ -668,7 +698,7 @@ impl SqliteSource {
                 image_pages: span.image_pages,
                 time,
                 not_before: self.looked.min(time),
-                observed: time.micros_since(self.looked) <= WATCHED_MICROS,
+                observed: !self.away && time.micros_since(self.looked) <= WATCHED_MICROS,
                 resume: resume.encode(),
             };
             sink.commit(commit).map_err(HandOver::Sink)?;
@@ -677,7 +707,10 @@ impl SqliteSource {
         });
         outcome.map_err(|error| {
             sink.rollback();
-            self.last_frames.spoil();
+            // The pages handed over so far are in the map with frames of the transaction that was given up.
+            if self.remember_frames().is_err() {
+                self.last_frames.spoil();
+            }
             match error {
                 HandOver::Log(error) => Trouble::Passing(format!("the log cannot be read: {error}")),
                 HandOver::Sink(error) => Trouble::Sink(error),
@@ -704,6 +737,7 @@ impl SqliteSource {
     }
 
     /// Blocks until there may be something to do: a write to the log, a due maintenance, a ring of `wake`, or `max`.
+    /// After a failed [`SqliteSource::poll`] there is something to do at once: the caller paces its own attempts.
     pub fn wait(&mut self, wake: &Waker, max: Duration) {
         let until = Instant::now() + max;
         if self.links.is_none() {
@@ -724,7 +758,11 @@ impl SqliteSource {
             if seen.log {
                 self.hot_since = Some(now);
             }
-            if self.head_changed().unwrap_or(true) {
+            if self.mismatch_since.is_some() {
+                self.sleep(wake, MISMATCH_PAUSE.min(until - now), false);
+                return;
+            }
+            if !self.nothing_published().unwrap_or(false) {
                 return;
             }
             self.hot_since = self.hot_since.filter(|since| now.duration_since(*since) < HOT);
@@ -762,12 +800,17 @@ impl SqliteSource {
     /// All captured, all backfilled, and the pin does not keep the log from being reset.
     fn is_at_rest(&self) -> bool {
         let Some(_) = &self.links else { return true };
-        let (head, rest) = self.seen.split_at(HEAD_LEN);
-        let backfilled = crate::sqlite::index::native32(rest, 0);
+        let (head, _) = self.seen.split_at(HEAD_LEN);
         self.maybe_slot_zero
             && IndexHead::parse(head).is_ok_and(|head| {
-                head.salts == self.place.salts && head.frames == self.place.frame && backfilled == head.frames
+                head.salts == self.place.salts
+                    && head.frames == self.place.frame
+                    && self.seen_backfilled() == head.frames
             })
+    }
+
+    fn seen_backfilled(&self) -> u32 {
+        crate::sqlite::index::native32(&self.seen, HEAD_LEN)
     }
 
     /// A full image at exactly the last captured commit, independent of later ones; the sink gets what was committed up
@@ -798,7 +841,10 @@ impl SqliteSource {
                 break look;
             }
             match self.capture(sink, look.head, looked) {
-                Ok(_) => break look,
+                Ok(_) => {
+                    self.away = false;
+                    break look;
+                }
                 Err(Trouble::Source(error)) => return Err(error.into()),
                 Err(Trouble::Sink(error)) => return Err(CaptureError::Sink(error)),
                 Err(Trouble::Passing(_)) if started.elapsed() < self.options.patience => self.frames.forget(),
@@ -813,20 +859,13 @@ impl SqliteSource {
         let links =
             self.links.as_ref().ok_or_else(|| SqliteSourceError::NotAttached { path: self.path.clone() })?;
         let wal = links.wal.try_clone().map_err(|source| self.log_unreadable(source))?;
-        let page_count = if self.image_pages > 0 {
-            self.image_pages
-        } else {
-            let size =
-                sqlite_ffi::database_size(&connection).map_err(|source| self.log_unreadable(source))?;
-            u32::try_from(size / u64::from(self.page_size.get())).unwrap_or(u32::MAX)
-        };
         self.unplaced = false;
         Ok(Box::new(SqliteImage {
             connection,
             path: self.path.clone(),
             wal,
             page_size: self.page_size,
-            page_count,
+            page_count: self.image_pages,
             overlay,
             _held: self.held_images.clone(),
         }))
