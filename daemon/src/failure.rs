@@ -29,7 +29,7 @@ pub(crate) struct Failure {
     /// What to do next.
     pub(crate) advice: Option<String>,
     /// Neighbours, when no such point exists.
-    pub(crate) nearest: Option<Nearest>,
+    pub(crate) nearest: Option<Box<Nearest>>,
     /// The reader of our output went away (`everwhen points | head`): not worth a word, and not an error.
     reader_gone: bool,
 }
@@ -107,7 +107,7 @@ impl Failure {
     }
 
     fn render_json(&self) -> String {
-        let nearest = self.nearest.clone().unwrap_or_default();
+        let nearest = self.nearest.as_deref().cloned().unwrap_or_default();
         let error = serde_json::json!({ "error": {
             "kind": self.kind.name(),
             "message": self.message(),
@@ -123,7 +123,7 @@ impl Failure {
             let label = if at == 0 { "error:" } else { "  because" };
             let _ = writeln!(text, "{label} {line}");
         }
-        let nearest = self.nearest.as_ref();
+        let nearest = self.nearest.as_deref();
         for (label, point) in [
             ("nearest before:", nearest.and_then(|n| n.before.as_ref())),
             ("nearest after: ", nearest.and_then(|n| n.after.as_ref())),
@@ -158,13 +158,13 @@ mod tests {
 
     fn failure() -> Failure {
         let mut failure = Failure::of(&Outer(std::io::Error::other("connection reset")));
-        failure.nearest = Some(Nearest {
+        failure.nearest = Some(Box::new(Nearest {
             before: Some(PointView {
                 position: "1/0000000000000002".into(),
                 time: Some("2026-11-21T14:03:00Z".parse().unwrap()),
             }),
             after: None,
-        });
+        }));
         failure
     }
 

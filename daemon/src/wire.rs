@@ -1,7 +1,5 @@
 //! Between the API's words and the engine's: times, positions, targets, kinds. The only place that converts them.
 
-use std::time::Duration;
-
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
 use everwhen_engine::plan::Target;
@@ -25,11 +23,6 @@ pub(crate) fn time_out(time: Timestamp) -> prost_types::Timestamp {
 pub(crate) fn time_in(time: &prost_types::Timestamp) -> Timestamp {
     let micros = time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos / 1_000));
     Timestamp::from_micros(micros)
-}
-
-/// Whole milliseconds, rounded up, so that "nothing is waiting" is the only 0.
-pub(crate) fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// A point as the API says it.
@@ -65,7 +58,7 @@ pub(crate) fn kind_in(kind: v1::ErrorKind) -> ErrorKind {
 
 /// A failure as a detail of a gRPC status.
 pub(crate) fn failure_out(failure: &Failure) -> v1::ErrorDetail {
-    let nearest = failure.nearest.clone().unwrap_or_default();
+    let nearest = failure.nearest.as_deref().cloned().unwrap_or_default();
     let point = |point: PointView| point_out(point.position, point.time);
     v1::ErrorDetail {
         kind: kind_out(failure.kind).into(),
@@ -83,7 +76,7 @@ pub(crate) fn failure_in(message: &str, detail: v1::ErrorDetail) -> Failure {
         before: detail.nearest_before.map(PointView::from),
         after: detail.nearest_after.map(PointView::from),
     };
-    failure.nearest = (nearest != Nearest::default()).then_some(nearest);
+    failure.nearest = (nearest != Nearest::default()).then(|| Box::new(nearest));
     failure.advice = Some(detail.advice).filter(|advice| !advice.is_empty());
     if !detail.chain.is_empty() {
         failure.chain = detail.chain;
@@ -152,18 +145,10 @@ mod tests {
     fn a_failure_survives_the_wire() {
         let mut failure = Failure::new(ErrorKind::NoSuchPoint, "no point").advise("ask for another");
         failure.chain.push("a gap".into());
-        failure.nearest = Some(Nearest {
+        failure.nearest = Some(Box::new(Nearest {
             before: Some(PointView { position: "1/0000000000000001".into(), time: Some(Timestamp::MIN) }),
             after: None,
-        });
+        }));
         assert_eq!(failure_in("", failure_out(&failure)), failure);
-    }
-
-    #[test]
-    fn waiting_is_never_rounded_to_nothing() {
-        assert_eq!(
-            (ms(Duration::ZERO), ms(Duration::from_nanos(1)), ms(Duration::from_millis(7))),
-            (0, 1, 7)
-        );
     }
 }

@@ -44,6 +44,8 @@ class Scene:
         self.tcp = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         grpc.channel_ready_future(self.tcp).result(timeout=20)
         self.api = rpc.EverwhenStub(self.tcp)
+        # What is there when protection begins is one restore point; every commit from here on is one of its own.
+        self.api.WaitDurable(pb.WaitDurableRequest(database="app", timeout_ms=20_000))
 
     def write(self, rows):
         for _ in range(rows):
@@ -251,7 +253,9 @@ def add_request(path):
 
 def the_unix_socket_serves_the_same(scene):
     path = os.path.join(scene.folder, "app.db.everwhen", "local", "api.sock")
-    with grpc.insecure_channel(f"unix:{path}") as channel:
+    # grpcio would send the path as the authority, which is none by the standard, and HTTP/2 servers refuse it.
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
         (database,) = rpc.EverwhenStub(channel).ListDatabases(pb.ListDatabasesRequest()).databases
         assert database.name == "app", database
     assert oct(os.stat(path).st_mode & 0o777) == "0o600"

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use everwhen_engine::history::{History, Seen, SegmentEntry};
-use everwhen_engine::plan::{RestorePlan, Target};
+use everwhen_engine::ids::{Position, TxId};
+use everwhen_engine::plan::{RestorePlan, Target, route};
 use everwhen_engine::repository::Repository;
 use everwhen_engine::restore::{self, Cancel, Options, RestoreError, RestoreReport};
 use everwhen_engine::sqlite::lock_byte_page;
+use everwhen_engine::store::keys::SegmentKey;
 use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::Transaction;
 use everwhen_proto::v1;
@@ -194,36 +196,57 @@ impl Drop for Running {
     }
 }
 
-/// The segments with commits between two moments, in the order of positions. One for every transaction.
-fn segments_between(history: &History, from: Timestamp, to: Timestamp) -> Vec<SegmentEntry> {
-    let mut entries: Vec<SegmentEntry> = Vec::new();
+/// A segment, from the first of its transactions that can be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listed {
+    entry: SegmentEntry,
+    first: TxId,
+}
+
+/// The segments with restore points between two moments, in the order of positions. One for every transaction.
+///
+/// What a base must give and no base gives cannot be restored, and is not listed.
+fn segments_between(history: &History, from: Timestamp, to: Timestamp) -> Vec<Listed> {
+    let mut listed = Vec::new();
+    let mut last: Option<SegmentKey> = None;
+    let mut rebuilds = false;
     // Of several that begin alike the widest comes first; what lies within an earlier one adds nothing.
     for entry in history.segments() {
-        let covered = entries.last().is_some_and(|last| {
-            last.key.timeline == entry.key.timeline && last.key.range.last() >= entry.key.range.last()
-        });
-        if !covered {
-            entries.push(entry);
+        let (key, range) = (entry.key, entry.key.range);
+        let on_its_line = last.filter(|last| last.timeline == key.timeline);
+        if on_its_line.is_some_and(|last| last.range.last() >= range.last()) {
+            continue;
         }
+        rebuilds = match on_its_line {
+            Some(last) => rebuilds && last.range.last().next() >= range.first() && !key.flags.needs_base,
+            None => route(history, Position::new(key.timeline, range.first())).is_ok(),
+        };
+        let based = history.bases().map(|base| base.key.position);
+        let based =
+            based.filter(|at| at.timeline == key.timeline && range.contains(at.tx)).map(|at| at.tx).min();
+        let first = if rebuilds { Some(range.first()) } else { based };
+        rebuilds = first.is_some();
+        last = Some(key);
+        listed.extend(first.map(|first| Listed { entry, first }));
     }
-    entries.retain(|entry| entry.key.to >= from && entry.key.from <= to);
-    entries
+    listed.retain(|listed| listed.entry.key.to >= from && listed.entry.key.from <= to);
+    listed
 }
 
 async fn points_of(
     objects: RepositoryObjects,
-    entry: SegmentEntry,
+    listed: Listed,
     from: Timestamp,
     to: Timestamp,
 ) -> Result<VecDeque<v1::RestorePoint>, Failure> {
-    let read = restore::read_transactions(&objects, entry).await;
+    let read = restore::read_transactions(&objects, listed.entry).await;
     let transactions = read.map_err(|error| Failure::of(&error))?;
-    let wanted = transactions.iter().filter(|transaction| (from..=to).contains(&transaction.time));
-    Ok(wanted.map(|transaction| restore_point(entry, transaction)).collect())
+    let wanted = transactions.iter().filter(|one| one.tx >= listed.first && (from..=to).contains(&one.time));
+    Ok(wanted.map(|transaction| restore_point(listed.entry, transaction)).collect())
 }
 
 fn restore_point(entry: SegmentEntry, transaction: &Transaction) -> v1::RestorePoint {
-    let position = everwhen_engine::ids::Position::new(entry.key.timeline, transaction.tx);
+    let position = Position::new(entry.key.timeline, transaction.tx);
     v1::RestorePoint {
         position: position.to_string(),
         time: Some(time_out(transaction.time)),
@@ -250,8 +273,8 @@ fn restore_failure(error: &RestoreError) -> Failure {
         time: Some(point.time),
     };
     if nearest.before.is_some() || nearest.after.is_some() {
-        failure.nearest =
-            Some(Nearest { before: nearest.before.map(point), after: nearest.after.map(point) });
+        let around = Nearest { before: nearest.before.map(point), after: nearest.after.map(point) };
+        failure.nearest = Some(Box::new(around));
     }
     failure
 }
@@ -324,5 +347,90 @@ fn history_out(history: &History, database: v1::Database) -> v1::GetHistoryRespo
         log_bytes: history.segments().map(|segment| segment.size).sum(),
         latest: history.newest().map(|point| point_out(point.position, Some(point.time))),
         database: Some(database),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everwhen_engine::history::{BaseEntry, Findings};
+    use everwhen_engine::ids::{DatabaseId, Digest, HostId, TimelineId, TxRange};
+    use everwhen_engine::store::keys::BaseKey;
+    use everwhen_engine::transaction::TxFlags;
+
+    use super::*;
+
+    fn database() -> DatabaseId {
+        DatabaseId::from_bytes([7; 8])
+    }
+
+    fn tx(number: u64) -> TxId {
+        TxId::new(number).unwrap()
+    }
+
+    fn time(second: u64) -> Timestamp {
+        Timestamp::from_micros(i64::try_from(second).unwrap() * 1_000_000)
+    }
+
+    fn segment(first: u64, last: u64, needs_base: bool) -> SegmentEntry {
+        let key = SegmentKey {
+            database: database(),
+            timeline: TimelineId::FIRST,
+            range: TxRange::new(tx(first), tx(last)).unwrap(),
+            from: time(first),
+            to: time(last),
+            flags: TxFlags { needs_base, ..TxFlags::NONE },
+            digest: Digest::from_bytes([u8::try_from(first).unwrap(); 32]),
+        };
+        SegmentEntry { key, size: 100 }
+    }
+
+    fn listed(segments: &[SegmentEntry], bases: &[u64], from: u64, to: u64) -> Vec<(u64, u64)> {
+        let base = |at: &u64| BaseEntry {
+            key: BaseKey {
+                database: database(),
+                position: Position::new(TimelineId::FIRST, tx(*at)),
+                digest: Digest::from_bytes([0xbb; 32]),
+            },
+            size: 10,
+        };
+        let claim = everwhen_engine::history::Timeline {
+            id: TimelineId::FIRST,
+            parent: None,
+            why: String::new(),
+            host: HostId::from_bytes([1; 8]),
+            host_name: String::new(),
+            claimed_at: time(0),
+        };
+        let findings = Findings {
+            timelines: vec![claim],
+            segments: segments.to_vec(),
+            bases: bases.iter().map(base).collect(),
+            seen: Vec::new(),
+        };
+        let history = History::build(database(), findings);
+        let listed = segments_between(&history, time(from), time(to));
+        listed.iter().map(|one| (one.first.get(), one.entry.key.range.last().get())).collect()
+    }
+
+    #[test]
+    fn every_transaction_is_listed_once() {
+        let segments =
+            [segment(1, 1, true), segment(2, 9, false), segment(2, 4, false), segment(5, 9, false)];
+        assert_eq!(listed(&segments, &[1], 0, 99), [(1, 1), (2, 9)]);
+    }
+
+    #[test]
+    fn what_cannot_be_rebuilt_is_not_listed() {
+        let segments = [segment(1, 1, true), segment(2, 4, false), segment(5, 9, false)];
+        assert_eq!(listed(&segments, &[3], 0, 99), [(3, 4), (5, 9)]);
+        assert_eq!(listed(&segments, &[], 0, 99), []);
+        let hole = [segment(1, 1, true), segment(5, 9, false), segment(10, 12, false)];
+        assert_eq!(listed(&hole, &[1, 10], 0, 99), [(1, 1), (10, 12)]);
+    }
+
+    #[test]
+    fn only_segments_of_the_time_are_read() {
+        let segments = [segment(1, 1, true), segment(2, 4, false), segment(5, 9, false)];
+        assert_eq!(listed(&segments, &[1], 3, 4), [(2, 4)]);
     }
 }

@@ -12,7 +12,7 @@ pub(crate) fn render(status: &v1::GetStatusResponse) -> String {
     let mut page = Page::default();
     page.one(names::BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     page.one(names::DATABASES, &[], status.databases.len() as f64);
-    let each = |value: fn(&v1::DatabaseStatus) -> f64| (move |db: &v1::DatabaseStatus| Some(value(db)));
+    let each = |value: fn(&v1::DatabaseStatus) -> f64| move |db: &v1::DatabaseStatus| Some(value(db));
     page.of_each(names::UNPROTECTED_SECONDS, status, each(|db| db.lag_ms as f64 / 1e3));
     page.of_each(names::DURABLE_TIME, status, |db| seconds(db.durable.as_ref()?.time.as_ref()?));
     page.of_each(names::TRANSACTIONS, status, each(|db| db.transactions_total as f64));

@@ -8,6 +8,7 @@ use clap::Parser;
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
+use futures::TryStreamExt;
 use rusqlite::Connection;
 
 use super::run::Running;
@@ -18,6 +19,7 @@ use crate::failure::Failure;
 use crate::output::print;
 use crate::place::{Told, own_folder};
 use crate::view::text::size;
+use crate::wire::time_in;
 
 pub(crate) async fn demo(verb: cli::Demo) -> Result<(), Failure> {
     let folder = tempfile::Builder::new().prefix("everwhen-demo-").tempdir();
@@ -78,9 +80,9 @@ impl Tour {
         self.make_durable(&running).await?;
 
         self.step("5. Every commit is a restore point: here are those around the mistake").await?;
-        let around = just_before.plus_micros(-300_000).to_string();
-        let until = just_before.plus_micros(700_000).to_string();
-        self.everwhen("points", &["--from", &around, "--to", &until]).await?;
+        let (from, to) = around(&running, just_before).await?;
+        self.everwhen("points", &["--from", &from.to_string(), "--to", &to.to_string()]).await?;
+        say("The one that changed several pages at once is the DELETE.")?;
 
         self.step("6. Back to just before it: into a new file, while the shop stays open").await?;
         let restored = self.folder().join("shop-before.db");
@@ -192,6 +194,18 @@ impl Tour {
         say("  everwhen status app.db                                 is every commit safe?")?;
         say("  everwhen restore app.db --at '10 minutes ago' --to x.db")
     }
+}
+
+/// From the third-last restore point before a moment to the third after it.
+async fn around(running: &Running, moment: Timestamp) -> Result<(Timestamp, Timestamp), Failure> {
+    let request = v1::ListPointsRequest { database: "shop".into(), from: None, to: None };
+    let parts: Vec<v1::ListPointsResponse> = running.daemon.points(request).try_collect().await?;
+    let times =
+        parts.iter().flat_map(|part| &part.points).filter_map(|point| point.time.as_ref().map(time_in));
+    let (before, after): (Vec<_>, Vec<_>) = times.partition(|time| *time <= moment);
+    let from = before.iter().rev().nth(2).or(before.first()).copied();
+    let to = after.get(2).or(after.last()).copied();
+    Ok((from.unwrap_or(moment), to.unwrap_or(moment)))
 }
 
 fn say(text: &str) -> Result<(), Failure> {
