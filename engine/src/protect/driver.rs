@@ -387,7 +387,8 @@ impl Run {
     /// Ships when the interval has passed or enough has gathered.
     fn flush(&mut self, driver: &Driver) -> Result<(), ProtectError> {
         let now = Instant::now();
-        let due = self.recorder.ship_in(driver.options.flush_interval, now).is_some_and(|wait| wait.is_zero());
+        let due =
+            self.recorder.ship_in(driver.options.flush_interval, now).is_some_and(|wait| wait.is_zero());
         if due || self.recorder.waiting_bytes() >= driver.options.segment_bytes {
             self.recorder.ship(now)?;
         }

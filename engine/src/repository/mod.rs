@@ -118,8 +118,14 @@ impl Repository {
     pub async fn get_segment_range(&self, key: &SegmentKey, range: std::ops::Range<u64>) -> Result<Bytes> {
         Ok(self.get_segment(key).await?.slice(range.start as usize..range.end as usize))
     }
-    pub async fn get_pack_range(&self, db: DatabaseId, digest: Digest, range: std::ops::Range<u64>) -> Result<Bytes> {
-        Ok(Bytes::from(std::fs::read(self.root.join(keys::pack_key(db, digest)))?).slice(range.start as usize..range.end as usize))
+    pub async fn get_pack_range(
+        &self,
+        db: DatabaseId,
+        digest: Digest,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes> {
+        Ok(Bytes::from(std::fs::read(self.root.join(keys::pack_key(db, digest)))?)
+            .slice(range.start as usize..range.end as usize))
     }
     pub async fn get_base(&self, key: &BaseKey) -> Result<Bytes> {
         Ok(std::fs::read(self.root.join(key.to_string()))?.into())
