@@ -129,6 +129,10 @@ impl Backend for LocalStore {
         let key = key.to_owned();
         Box::pin(self.blocking(move |inner| inner.delete(&key)))
     }
+
+    fn keeps_conditions(&self) -> Option<bool> {
+        Some(true)
+    }
 }
 
 impl Inner {

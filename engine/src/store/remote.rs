@@ -328,6 +328,10 @@ impl Backend for RemoteStore {
             }
         })
     }
+
+    fn keeps_conditions(&self) -> Option<bool> {
+        self.no_conditions.load(Ordering::Relaxed).then_some(false)
+    }
 }
 
 /// Drivers word "outside the object" in many ways; when a range was asked for and nothing else fits, it is that.
