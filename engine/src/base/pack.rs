@@ -1,0 +1,257 @@
+//! Packs of chunks, and the making of a base.
+#![warn(clippy::indexing_slicing)]
+
+use std::collections::HashMap;
+
+use crate::base::{BaseError, CHUNK_BYTES, Manifest, PACK_BYTES, PackRef, chunk_pages};
+use crate::compress::{Compressor, Decompressor, Setting};
+use crate::digest::Hasher;
+use crate::ids::{DatabaseId, Digest, Position};
+use crate::page::{PageSize, StateChecksum};
+use crate::time::Timestamp;
+
+/// The first bytes of a pack; the chunks follow back to back.
+const MAGIC: [u8; 8] = *b"EVWP\x01\0\0\0";
+
+/// How a chunk is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkCodec {
+    /// As it is.
+    Raw,
+    /// As one zstd frame.
+    Zstd,
+}
+
+/// A chunk named by a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRef {
+    /// The digest of its pages' bytes.
+    pub digest: Digest,
+    /// The index of its pack in the manifest.
+    pub pack: u32,
+    /// Where it begins in the pack, in bytes.
+    pub offset: u64,
+    /// Bytes of it as stored.
+    pub len: u32,
+    /// How it is stored.
+    pub codec: ChunkCodec,
+    /// CRC-32 of its bytes as stored.
+    pub crc: u32,
+}
+
+/// A finished pack.
+#[derive(Clone, Debug)]
+pub struct Pack {
+    /// Its name: the digest of its bytes.
+    pub digest: Digest,
+    /// The object.
+    pub bytes: Vec<u8>,
+}
+
+/// Gives the pages of a chunk back, `raw_len` bytes ([`Manifest::chunk_len`]), checked against its name.
+///
+/// # Errors
+/// [`BaseError`] when `stored` is not the chunk.
+pub fn decode_chunk(
+    hasher: &Hasher,
+    chunk: &ChunkRef,
+    raw_len: usize,
+    stored: &[u8],
+) -> Result<Vec<u8>, BaseError> {
+    if stored.len() != chunk.len as usize {
+        let (expected, found) = (chunk.len.into(), stored.len() as u64);
+        return Err(BaseError::Length { part: "chunk", expected, found });
+    }
+    let crc = crc32fast::hash(stored);
+    if crc != chunk.crc {
+        return Err(BaseError::Checksum { part: "chunk", expected: chunk.crc, found: crc });
+    }
+    if raw_len > CHUNK_BYTES || chunk.codec == ChunkCodec::Raw && raw_len != stored.len() {
+        let (expected, found) = (stored.len() as u64, raw_len as u64);
+        return Err(BaseError::Length { part: "chunk", expected, found });
+    }
+    let raw = match chunk.codec {
+        ChunkCodec::Raw => stored.to_vec(),
+        ChunkCodec::Zstd => {
+            let mut raw = vec![0; raw_len];
+            Decompressor::default()
+                .decompress(&[], stored, &mut raw)
+                .map_err(|why| BaseError::Compression { part: "chunk", why })?;
+            raw
+        }
+    };
+    let found = hasher.digest(&raw);
+    if found != chunk.digest {
+        return Err(BaseError::Digest { expected: chunk.digest, found });
+    }
+    Ok(raw)
+}
+
+/// Whether an object begins as a pack of a known version does.
+///
+/// # Errors
+/// [`BaseError::Magic`].
+pub fn check_pack(bytes: &[u8]) -> Result<(), BaseError> {
+    if bytes.starts_with(&MAGIC) {
+        return Ok(());
+    }
+    let mut found = [0; 4];
+    found.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    Err(BaseError::Magic { expected: "pack of format 1", found })
+}
+
+/// Makes a base: takes the image chunk by chunk, gives packs as they fill, and at last the manifest.
+///
+/// In memory are one pack and, for each chunk of this base and of the one before, about 100 bytes.
+#[derive(Debug)]
+pub struct BaseBuilder {
+    hasher: Hasher,
+    manifest: Manifest,
+    /// Chunks that lie in packs of earlier bases: their place there, and the pack.
+    stored: HashMap<Digest, (ChunkRef, PackRef)>,
+    /// Chunks that lie in packs of this base, or were taken from earlier ones.
+    taken: HashMap<Digest, ChunkRef>,
+    /// Earlier packs named by this manifest already.
+    reused: HashMap<Digest, u32>,
+    pack: Vec<u8>,
+    /// Chunks in the open pack, which is named only when it is full: their indices in the manifest.
+    open: Vec<usize>,
+    pages: u32,
+}
+
+/// Stands for the open pack until it has its place in the manifest.
+const OPEN_PACK: u32 = u32::MAX;
+
+impl BaseBuilder {
+    /// Begins the base of a state with this many pages.
+    #[must_use]
+    pub fn new(
+        hasher: Hasher,
+        database: DatabaseId,
+        position: Position,
+        time: Timestamp,
+        page_size: PageSize,
+    ) -> Self {
+        let manifest = Manifest {
+            database,
+            position,
+            time,
+            page_size,
+            page_count: 0,
+            state: StateChecksum::EMPTY,
+            packs: Vec::new(),
+            chunks: Vec::new(),
+        };
+        Self {
+            hasher,
+            manifest,
+            stored: HashMap::new(),
+            taken: HashMap::new(),
+            reused: HashMap::new(),
+            pack: MAGIC.to_vec(),
+            open: Vec::new(),
+            pages: 0,
+        }
+    }
+
+    /// Chunks of this earlier base need not be stored again. Its packs must stay as long as the new base does.
+    pub fn reuse(&mut self, earlier: &Manifest) {
+        for chunk in &earlier.chunks {
+            if let Some(pack) = earlier.packs.get(chunk.pack as usize) {
+                self.stored.insert(chunk.digest, (*chunk, *pack));
+            }
+        }
+    }
+
+    /// Takes the next chunk: [`chunk_pages`] pages, or fewer at the end of the image. Gives a pack when one is full.
+    ///
+    /// # Errors
+    /// [`BaseError`] when it is not a run of pages or follows a short one.
+    pub fn chunk(&mut self, raw: &[u8]) -> Result<Option<Pack>, BaseError> {
+        let page_size = self.manifest.page_size;
+        let whole =
+            raw.len().is_multiple_of(page_size.bytes()) && !raw.is_empty() && raw.len() <= CHUNK_BYTES;
+        if !whole || !self.pages.is_multiple_of(chunk_pages(page_size)) {
+            let (expected, found) = (CHUNK_BYTES as u64, raw.len() as u64);
+            return Err(BaseError::Length { part: "chunk", expected, found });
+        }
+        let pages = (raw.len() / page_size.bytes()) as u32;
+        self.pages = self.pages.checked_add(pages).ok_or(BaseError::Field { field: "page count" })?;
+        let digest = self.hasher.digest(raw);
+        if let Some(chunk) = self.taken.get(&digest).copied().or_else(|| self.reused(digest)) {
+            if chunk.pack == OPEN_PACK {
+                self.open.push(self.manifest.chunks.len());
+            }
+            self.manifest.chunks.push(chunk);
+            return Ok(None);
+        }
+        self.store(digest, raw)?;
+        Ok(if self.pack.len() >= PACK_BYTES { self.close_pack() } else { None })
+    }
+
+    /// Ends the base: the last pack, if there is one, and the manifest. Put all packs before the manifest.
+    ///
+    /// # Errors
+    /// [`BaseError`] when the chunks do not make up `page_count` pages.
+    pub fn finish(
+        mut self,
+        page_count: u32,
+        state: StateChecksum,
+    ) -> Result<(Option<Pack>, Manifest), BaseError> {
+        if self.pages != page_count {
+            let (expected, found) = (page_count.into(), self.pages.into());
+            return Err(BaseError::Length { part: "image in pages", expected, found });
+        }
+        let last = self.close_pack();
+        self.manifest.page_count = page_count;
+        self.manifest.state = state;
+        Ok((last, self.manifest))
+    }
+
+    /// The chunk in an earlier pack, which gets its place in this manifest.
+    fn reused(&mut self, digest: Digest) -> Option<ChunkRef> {
+        let (mut chunk, pack) = *self.stored.get(&digest)?;
+        let packs = &mut self.manifest.packs;
+        chunk.pack = *self.reused.entry(pack.digest).or_insert_with(|| {
+            packs.push(pack);
+            packs.len() as u32 - 1
+        });
+        self.taken.insert(digest, chunk);
+        Some(chunk)
+    }
+
+    fn store(&mut self, digest: Digest, raw: &[u8]) -> Result<(), BaseError> {
+        let offset = self.pack.len() as u64;
+        let pack = &mut self.pack;
+        let codec = Compressor::with(|compressor| {
+            let compressed = compressor.compress(Setting::Plain, &[], raw)?;
+            pack.extend_from_slice(compressed.unwrap_or(raw));
+            Ok(if compressed.is_some() { ChunkCodec::Zstd } else { ChunkCodec::Raw })
+        })
+        .map_err(|why| BaseError::Compression { part: "chunk", why })?;
+        let stored = self.pack.get(offset as usize..).unwrap_or_default();
+        let (len, crc) = (stored.len() as u32, crc32fast::hash(stored));
+        let chunk = ChunkRef { digest, pack: OPEN_PACK, offset, len, codec, crc };
+        self.open.push(self.manifest.chunks.len());
+        self.manifest.chunks.push(chunk);
+        self.taken.insert(digest, chunk);
+        Ok(())
+    }
+
+    fn close_pack(&mut self) -> Option<Pack> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::replace(&mut self.pack, MAGIC.to_vec());
+        let digest = self.hasher.digest(&bytes);
+        let index = self.manifest.packs.len() as u32;
+        self.manifest.packs.push(PackRef { digest, len: bytes.len() as u64 });
+        for place in self.open.drain(..) {
+            if let Some(chunk) = self.manifest.chunks.get_mut(place) {
+                chunk.pack = index;
+                self.taken.insert(chunk.digest, *chunk);
+            }
+        }
+        Some(Pack { digest, bytes })
+    }
+}

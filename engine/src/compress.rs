@@ -1,0 +1,209 @@
+//! The only user of zstd: contexts that are kept and lent out, a prefix for each frame, and strict decompression.
+//!
+//! Contexts and scratch buffers take about 2 MiB and are needed only while a frame is compressed, so they are shared
+//! by all encoders of the process: as many exist as threads compress at the same moment, and a few are kept.
+#![warn(clippy::indexing_slicing)]
+
+use std::sync::{Mutex, PoisonError};
+
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
+
+/// Idle compressors kept for the next caller.
+const KEPT: usize = 4;
+
+/// zstd's words about what went wrong.
+pub(crate) type Failure = &'static str;
+
+/// What is compressed, and with it the parameters of zstd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// Up to 256 KiB behind a prefix of up to as much, fast. The hash table must cover both: with the smaller one
+    /// that level 1 takes by default the prefix is mostly forgotten (1 % of the log becomes 34 %).
+    Hot,
+    /// The same, smaller and slower.
+    Thorough,
+    /// Up to 1 MiB behind a prefix of up to as much: mostly new pages.
+    Wide,
+    /// Anything without a prefix.
+    Plain,
+}
+
+impl Setting {
+    fn parameters(self) -> &'static [CParameter] {
+        use CParameter::{CompressionLevel, HashLog, WindowLog};
+        match self {
+            Self::Hot => &[CompressionLevel(1), WindowLog(19), HashLog(17)],
+            Self::Thorough => &[CompressionLevel(3), WindowLog(19)],
+            Self::Wide => &[CompressionLevel(3), WindowLog(21)],
+            Self::Plain => &[CompressionLevel(3)],
+        }
+    }
+}
+
+/// Compresses, and checks what it compressed.
+#[derive(Default)]
+pub(crate) struct Compressor {
+    hot: Option<CCtx<'static>>,
+    thorough: Option<CCtx<'static>>,
+    wide: Option<CCtx<'static>>,
+    plain: Option<CCtx<'static>>,
+    checker: Decompressor,
+    compressed: Vec<u8>,
+    checked: Vec<u8>,
+}
+
+impl Compressor {
+    /// Lends a compressor to `work`.
+    pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+        static IDLE: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
+        let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let mut compressor = kept.unwrap_or_default();
+        let result = work(&mut compressor);
+        let mut idle = idle();
+        if idle.len() < KEPT {
+            idle.push(compressor);
+        }
+        result
+    }
+
+    /// `bytes` as one zstd frame behind `prefix`, decompressed again and found equal; `None` when that saves less than
+    /// 3 %.
+    pub(crate) fn compress(
+        &mut self,
+        setting: Setting,
+        prefix: &[u8],
+        bytes: &[u8],
+    ) -> Result<Option<&[u8]>, Failure> {
+        let bound = zstd_safe::compress_bound(bytes.len());
+        if self.compressed.len() < bound {
+            self.compressed.resize(bound, 0);
+        }
+        let slot = match setting {
+            Setting::Hot => &mut self.hot,
+            Setting::Thorough => &mut self.thorough,
+            Setting::Wide => &mut self.wide,
+            Setting::Plain => &mut self.plain,
+        };
+        // A context that failed is not put back: it may still refer to the prefix.
+        let mut context = slot.take().map_or_else(|| compression_context(setting), Ok)?;
+        if !prefix.is_empty() {
+            context.ref_prefix(lend(prefix)).map_err(zstd_safe::get_error_name)?;
+        }
+        let len =
+            context.compress2(self.compressed.as_mut_slice(), bytes).map_err(zstd_safe::get_error_name)?;
+        context.reset(ResetDirective::SessionOnly).map_err(zstd_safe::get_error_name)?;
+        *slot = Some(context);
+        if len >= bytes.len() - bytes.len() / 32 {
+            return Ok(None);
+        }
+        let compressed = self.compressed.get(..len).unwrap_or_default();
+        self.checked.resize(bytes.len(), 0);
+        self.checker.decompress(prefix, compressed, &mut self.checked)?;
+        if self.checked != bytes {
+            return Err("what was compressed does not decompress to the same bytes");
+        }
+        Ok(Some(compressed))
+    }
+}
+
+fn compression_context(setting: Setting) -> Result<CCtx<'static>, Failure> {
+    let mut context = CCtx::try_create().ok_or("no memory for a zstd context")?;
+    for parameter in setting.parameters() {
+        context.set_parameter(*parameter).map_err(zstd_safe::get_error_name)?;
+    }
+    Ok(context)
+}
+
+/// Decompresses single frames of known size.
+#[derive(Default)]
+pub(crate) struct Decompressor(Option<DCtx<'static>>);
+
+impl Decompressor {
+    /// Decompresses one zstd frame behind `prefix` that fills `out` exactly. Takes no memory by the frame's word: the
+    /// size it declares must be the one expected, and `out` is its window.
+    pub(crate) fn decompress(&mut self, prefix: &[u8], frame: &[u8], out: &mut [u8]) -> Result<(), Failure> {
+        let declared = zstd_safe::get_frame_content_size(frame).map_err(|_| "not a zstd frame")?;
+        if declared != Some(out.len() as u64) {
+            return Err("the zstd frame is of another size than its table says");
+        }
+        if zstd_safe::find_frame_compressed_size(frame).map_err(zstd_safe::get_error_name)? != frame.len() {
+            return Err("bytes follow the zstd frame");
+        }
+        let mut context = self.0.take().map_or_else(decompression_context, Ok)?;
+        if !prefix.is_empty() {
+            context.ref_prefix(lend(prefix)).map_err(zstd_safe::get_error_name)?;
+        }
+        let size = context.decompress(out, frame).map_err(zstd_safe::get_error_name)?;
+        context.reset(ResetDirective::SessionOnly).map_err(zstd_safe::get_error_name)?;
+        self.0 = Some(context);
+        if size == out.len() { Ok(()) } else { Err("the zstd frame is shorter than it says") }
+    }
+}
+
+fn decompression_context() -> Result<DCtx<'static>, Failure> {
+    let mut context = DCtx::try_create().ok_or("no memory for a zstd context")?;
+    context.set_parameter(DParameter::WindowLogMax(22)).map_err(zstd_safe::get_error_name)?;
+    Ok(context)
+}
+
+/// The prefix for the one frame that follows, in the lifetime the kept contexts ask for.
+#[expect(
+    unsafe_code,
+    reason = "zstd-safe ties a prefix to the whole life of a context, so none could be used twice"
+)]
+fn lend(prefix: &[u8]) -> &'static [u8] {
+    // SAFETY: the result goes nowhere but into `ref_prefix` above. zstd reads a prefix only during the next call that
+    // (de)compresses a frame ("only valid once", zstd.h), which both callers make before the borrow ends; after an
+    // error in between, the context is dropped with the call.
+    unsafe { std::mem::transmute::<&[u8], &'static [u8]>(prefix) }
+}
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_needs_the_prefix_it_was_made_with() {
+        let prefix: Vec<u8> = (0..8192_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
+        let bytes = prefix.clone();
+        for setting in [Setting::Hot, Setting::Thorough, Setting::Wide] {
+            let frame = Compressor::with(|c| c.compress(setting, &prefix, &bytes).unwrap().unwrap().to_vec());
+            assert!(frame.len() < 64, "{setting:?}: {}", frame.len());
+            let mut out = vec![0; bytes.len()];
+            let mut decompressor = Decompressor::default();
+            decompressor.decompress(&prefix, &frame, &mut out).unwrap();
+            assert_eq!(out, bytes);
+            let mut other = prefix.clone();
+            other[0] ^= 1;
+            let found = decompressor.decompress(&other, &frame, &mut out);
+            assert!(found.is_err() || out != bytes);
+            assert!(decompressor.decompress(&[], &frame, &mut out).is_err());
+            decompressor.decompress(&prefix, &frame, &mut out).unwrap();
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn noise_and_nothing_are_not_worth_a_frame() {
+        let noise: Vec<u8> = (0..1024_u64).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
+        Compressor::with(|c| {
+            assert!(c.compress(Setting::Hot, &[], &noise).unwrap().is_none());
+            assert!(c.compress(Setting::Plain, &[], &[]).unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn a_frame_of_another_size_or_with_a_tail_is_refused() {
+        let mut frame =
+            Compressor::with(|c| c.compress(Setting::Plain, &[], &[7; 999]).unwrap().unwrap().to_vec());
+        let mut decompressor = Decompressor::default();
+        for size in [0, 998, 1000] {
+            assert!(decompressor.decompress(&[], &frame, &mut vec![0; size]).is_err());
+        }
+        decompressor.decompress(&[], &frame, &mut [0; 999]).unwrap();
+        frame.push(0);
+        assert!(decompressor.decompress(&[], &frame, &mut [0; 999]).is_err());
+    }
+}

@@ -1,0 +1,190 @@
+//! Why a restore did not happen. Whatever it is: the target is as it was before.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{ErrorKind, Explain};
+use crate::history::Nearest;
+use crate::ids::Position;
+use crate::page::StateChecksum;
+use crate::plan::PlanError;
+use crate::restore::ReadError;
+
+/// A restore that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// There is no plan for it.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// An object is missing, damaged or not to be had.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The place to restore to is not fit for it.
+    #[error(transparent)]
+    Target(#[from] TargetUnfit),
+    /// Everything was read, and the result is not the state that was recorded.
+    #[error("the restored state of {position} has checksum {found}, expected {expected}")]
+    NotProven {
+        /// The state that was to be restored.
+        position: Position,
+        /// As recorded with its transaction.
+        expected: StateChecksum,
+        /// Of the result.
+        found: StateChecksum,
+    },
+    /// The result could not be written or read back.
+    #[error("{action} {path}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The caller asked to stop.
+    #[error("the restore was cancelled")]
+    Cancelled,
+    /// A task of the restore ended before it was done.
+    #[error("the restore stopped unexpectedly")]
+    Stopped,
+}
+
+/// A target that cannot be restored to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetUnfit {
+    /// There is something already.
+    #[error("{path} exists already", path = path.display())]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// A file beside it would be taken for a part of it.
+    #[error("{beside} exists: {path} is in use, or was not closed cleanly", beside = beside.display(), path = path.display())]
+    InUse {
+        /// The target.
+        path: PathBuf,
+        /// The file beside it.
+        beside: PathBuf,
+    },
+    /// Its folder does not exist.
+    #[error("there is no folder {folder}", folder = folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It names no file.
+    #[error("{path} names no file", path = path.display())]
+    NoName {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The file system has too little room.
+    #[error("{folder} has {free_bytes} bytes free, needed are {needed_bytes} and {reserve_bytes} in reserve", folder = folder.display())]
+    NoSpace {
+        /// The target's folder.
+        folder: PathBuf,
+        /// Bytes free for us.
+        free_bytes: u64,
+        /// Bytes the restore takes.
+        needed_bytes: u64,
+        /// Bytes that are to stay free.
+        reserve_bytes: u64,
+    },
+    /// The file system became full while the restore wrote.
+    #[error("{folder} became full", folder = folder.display())]
+    BecameFull {
+        /// The target's folder.
+        folder: PathBuf,
+    },
+    /// We may not write there.
+    #[error("no permission to write in {folder}", folder = folder.display())]
+    NoPermission {
+        /// The target's folder.
+        folder: PathBuf,
+        /// In the system's words.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    /// The object that is missing or damaged, if that is what is wrong.
+    #[must_use]
+    pub fn lost_object(&self) -> Option<&str> {
+        match self {
+            Self::Read(error) => error.lost_object(),
+            _ => None,
+        }
+    }
+
+    /// The restore points around what was asked, when there is none as asked.
+    #[must_use]
+    pub fn nearest(&self) -> Nearest {
+        match self {
+            Self::Plan(error) => error.nearest(),
+            _ => Nearest::default(),
+        }
+    }
+}
+
+impl Explain for RestoreError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Plan(error) => error.kind(),
+            Self::Read(error) => error.kind(),
+            Self::Target(error) => error.kind(),
+            Self::NotProven { .. } => ErrorKind::Damaged,
+            Self::Io { .. } | Self::Cancelled | Self::Stopped => ErrorKind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Plan(error) => error.advice(),
+            Self::Read(error) => error.advice(),
+            Self::Target(error) => error.advice(),
+            Self::NotProven { .. } => Some(
+                "nothing was handed over; `everwhen verify --deep` finds the first wrong state".to_owned(),
+            ),
+            Self::Io { .. } => Some("nothing was left behind; see whether the disk is sound".to_owned()),
+            Self::Cancelled => Some("nothing was left behind; the same command starts anew".to_owned()),
+            Self::Stopped => Some("nothing was left behind; please report this with the log".to_owned()),
+        }
+    }
+}
+
+impl Explain for TargetUnfit {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::TargetUnfit
+    }
+
+    fn advice(&self) -> Option<String> {
+        Some(match self {
+            Self::Exists { path } => {
+                format!("choose another path: `--to {}.restored`, or move the file away", path.display())
+            }
+            Self::InUse { beside, .. } => format!(
+                "stop what uses it and move {} away (it may hold commits), or choose another path with --to",
+                beside.display()
+            ),
+            Self::NoFolder { folder } => format!("`mkdir -p {}`", folder.display()),
+            Self::NoName { .. } => "give the path of a file with --to".to_owned(),
+            Self::NoSpace { .. } => {
+                "make room, choose another disk with --to, or lower the reserve with --reserve".to_owned()
+            }
+            Self::BecameFull { .. } => {
+                "nothing was left behind; make room, or choose another disk with --to".to_owned()
+            }
+            Self::NoPermission { folder, .. } => {
+                format!(
+                    "run it as a user who may write in {}, or choose another path with --to",
+                    folder.display()
+                )
+            }
+        })
+    }
+}

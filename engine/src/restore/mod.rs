@@ -1,0 +1,311 @@
+//! Rebuilds a database as it was, proves it, and only then gives it its name.
+//!
+//! Order: (1) the target must be free and the file system have room; (2) a draft is made beside it, hidden, under a
+//! name of its own; (3) the base is written into it, many reads at a time; (4) the log is replayed onto it, fetched
+//! ahead; (5) the draft is read back, its checksum compared with the one recorded with the transaction, while it is
+//! brought to disk; (6) it is renamed without replacing anything, and the folder is brought to disk.
+//!
+//! Whatever happens before 6 — an error, a cancellation, a dropped future — leaves the target as it was and removes
+//! the draft. Memory is bounded whatever the sizes: reads under way, 64 MiB of log fetched ahead, 64 MiB of pages.
+//!
+//! This module knows no database engine: what a file beside the target means, and which page is never stored, comes
+//! with the [`Options`].
+
+mod base;
+mod error;
+mod image;
+mod log;
+mod objects;
+mod planning;
+mod progress;
+mod prove;
+mod target;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::history::History;
+use crate::ids::Position;
+use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
+use crate::plan::{RestorePlan, Target};
+use crate::time::Timestamp;
+
+use prove::{Finished, hash_image};
+use target::{Draft, io_error};
+
+pub(crate) use base::{decode_read, reads_of};
+pub use error::{RestoreError, TargetUnfit};
+pub(crate) use image::ImageFile;
+pub(crate) use log::{Leg, replay_log};
+pub use objects::{Inventory, Objects, ReadError, history_of};
+pub(crate) use planning::open_manifest;
+pub use planning::plan;
+pub use planning::read_transactions;
+pub(crate) use progress::Tracker;
+pub use progress::{Cancel, Phase, Progress, ProgressFn};
+pub use target::check_target;
+
+/// Bytes that stay free on the target's file system unless told otherwise.
+pub const RESERVE_BYTES: u64 = 1 << 30;
+
+/// How to restore.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes that must stay free on the target's file system.
+    pub reserve_bytes: u64,
+    /// Files that must not be there: the target's name with each of these appended. The database engine would take
+    /// them for a part of what was restored.
+    pub sidecar_suffixes: &'static [&'static str],
+    /// The page that the database engine never stores, if there is one. It reads as zeros and is in no checksum.
+    pub left_out: fn(PageSize) -> Option<PageNo>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { reserve_bytes: RESERVE_BYTES, sidecar_suffixes: &[], left_out: |_| None }
+    }
+}
+
+/// How a result was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// The checksum of the result, equal to the one recorded with the transaction.
+    #[serde(serialize_with = "as_text")]
+    pub state: StateChecksum,
+    /// In words.
+    pub how: String,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RestoreReport {
+    /// The exact state.
+    pub position: Position,
+    /// When it was committed.
+    pub time: Timestamp,
+    /// What was asked for.
+    pub asked: Target,
+    /// How long before the asked time it was committed; `None` unless a time was asked for.
+    pub distance_ms: Option<i64>,
+    /// The restored file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// How it was checked.
+    pub proof: Proof,
+    /// Transactions that were replayed on the base.
+    pub transactions: u64,
+    /// Objects that were damaged or missing, and could be gone around.
+    pub avoided: Vec<String>,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
+
+/// Plans and restores. When an object turns out to be missing or damaged and another way leads to the very same state
+/// (other segments that hold the same transactions, an older base), that way is taken, and the report says so.
+///
+/// # Errors
+/// [`RestoreError`]; the target is as it was.
+#[expect(clippy::too_many_arguments, reason = "each is another matter, and all are needed")]
+pub async fn restore<O: Objects>(
+    objects: &O,
+    history: &History,
+    target: Target,
+    now: Timestamp,
+    to: &Path,
+    options: &Options,
+    progress: ProgressFn,
+    cancel: &Cancel,
+) -> Result<RestoreReport, RestoreError> {
+    let mut lost = BTreeSet::new();
+    let mut around = history.clone();
+    let mut first_error = None;
+    let mut position = None;
+    loop {
+        let result = match plan(objects, &around, target, now).await {
+            // The way around must lead to the same state, not to an earlier one.
+            Ok(plan) if position.is_none_or(|position| position == plan.position) => {
+                position = Some(plan.position);
+                apply(objects, &plan, to, options, Arc::clone(&progress), cancel).await
+            }
+            Ok(_) => return Err(first_error.unwrap_or(RestoreError::Stopped)),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(mut report) => {
+                report.avoided = lost.into_iter().collect();
+                return Ok(report);
+            }
+            Err(error) => {
+                let object = error.lost_object().map(str::to_owned);
+                let Some(object) = object.filter(|object| lost.insert(object.clone())) else {
+                    return Err(first_error.unwrap_or(error));
+                };
+                tracing::warn!(%object, %error, "looking for a way around a damaged object");
+                let Some(next) = without(objects, history, &lost).await else {
+                    return Err(first_error.unwrap_or(error));
+                };
+                around = next;
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// The history without lost objects, and without the bases that need a lost pack.
+async fn without<O: Objects>(objects: &O, history: &History, lost: &BTreeSet<String>) -> Option<History> {
+    let mut bases: BTreeSet<String> = lost.clone();
+    if lost.iter().any(|object| object.contains("/chunk/")) {
+        for entry in history.bases() {
+            let Ok(manifest) = open_manifest(objects, entry.key).await else { continue };
+            let key =
+                |pack: &crate::base::PackRef| crate::store::keys::pack_key(manifest.database, pack.digest);
+            if manifest.packs.iter().any(|pack| lost.contains(&key(pack))) {
+                bases.insert(entry.key.to_string());
+            }
+        }
+    }
+    let around = history.without(lost, &bases);
+    let fewer = around.segments().count() + around.bases().count();
+    (fewer < history.segments().count() + history.bases().count()).then_some(around)
+}
+
+/// Executes a plan.
+///
+/// # Errors
+/// [`RestoreError`]; the target is as it was.
+pub async fn apply<O: Objects>(
+    objects: &O,
+    plan: &RestorePlan,
+    to: &Path,
+    options: &Options,
+    progress: ProgressFn,
+    cancel: &Cancel,
+) -> Result<RestoreReport, RestoreError> {
+    let tracker = Arc::new(Tracker::new(progress, plan.read_bytes, plan.transactions, plan.image_bytes));
+    tracker.enter(Phase::Preflight);
+    check_target(to, options, plan.space_needed_bytes)?;
+    let draft = Draft::create(to)?;
+    rebuild(objects, plan, draft.file(), draft.path(), &tracker, cancel).await?;
+    tracker.enter(Phase::Prove);
+    let synced = sync(draft.file(), draft.path());
+    let proven = prove(plan, draft.file(), draft.path(), options, &tracker, cancel, |_| {});
+    let (state, ()) = futures::try_join!(proven, synced)?;
+    cancel.check()?;
+    tracker.enter(Phase::Publish);
+    let publish_options = options.clone();
+    let published = tokio::task::spawn_blocking(move || draft.publish(&publish_options)).await;
+    published.map_err(|_| RestoreError::Stopped)??;
+    tracker.enter(Phase::Done);
+    Ok(RestoreReport {
+        position: plan.position,
+        time: plan.time,
+        asked: plan.asked,
+        distance_ms: plan.distance_ms,
+        path: to.to_owned(),
+        bytes: plan.image_bytes,
+        proof: Proof {
+            state,
+            how: format!("the checksum of all {} pages was computed over the result", plan.image_pages),
+        },
+        transactions: plan.transactions,
+        avoided: Vec::new(),
+        elapsed_ms: tracker.elapsed_ms(),
+    })
+}
+
+/// Rebuilds a state in a scratch file, proves it, and gives the hash of every page in order. The file is left with
+/// the image; what it held before is lost.
+///
+/// # Errors
+/// [`RestoreError`].
+pub async fn rebuild_page_hashes<O: Objects>(
+    objects: &O,
+    plan: &RestorePlan,
+    scratch: &Path,
+    options: &Options,
+    cancel: &Cancel,
+) -> Result<Vec<PageHash>, RestoreError> {
+    let tracker = Tracker::new(Arc::new(|_| {}), plan.read_bytes, plan.transactions, plan.image_bytes);
+    let tracker = Arc::new(tracker);
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(scratch);
+    let file = Arc::new(file.map_err(|error| io_error("create", scratch, error))?);
+    rebuild(objects, plan, &file, scratch, &tracker, cancel).await?;
+    let mut hashes = Vec::new();
+    prove(plan, &file, scratch, options, &tracker, cancel, |more| hashes.extend_from_slice(more)).await?;
+    Ok(hashes)
+}
+
+/// Base and log, into an empty file.
+async fn rebuild<O: Objects>(
+    objects: &O,
+    plan: &RestorePlan,
+    file: &Arc<File>,
+    path: &Path,
+    tracker: &Arc<Tracker>,
+    cancel: &Cancel,
+) -> Result<(), RestoreError> {
+    tracker.enter(Phase::Base);
+    let manifest = Arc::new(open_manifest(objects, plan.base).await?);
+    let page_bytes = u64::from(manifest.page_size.get());
+    let file_pages = manifest.page_count.max(plan.image_pages);
+    file.set_len(u64::from(file_pages) * page_bytes).map_err(|error| io_error("extend", path, error))?;
+    base::write_base(objects, Arc::clone(&manifest), file, path, tracker, cancel).await?;
+    cancel.check()?;
+    let (size, pages) = (manifest.page_size, manifest.page_count);
+    let image =
+        ImageFile::new(Arc::clone(file), size, pages, file_pages, Arc::clone(tracker), cancel.clone());
+    tracker.enter(Phase::Log);
+    let leg = Leg { from: plan.base.position.tx, segments: &plan.segments, until: plan.position.tx };
+    let mut image = replay_log(objects, &leg, image, path, tracker, cancel).await?;
+    let flush = move || image.flush().map(|()| image.reached());
+    let reached = tokio::task::spawn_blocking(flush).await.map_err(|_| RestoreError::Stopped)?;
+    let reached = reached.map_err(|error| io_error("write", path, error))?;
+    let (pages, state) =
+        reached.map_or((manifest.page_count, manifest.state), |tx| (tx.image_pages, tx.state));
+    if pages != plan.image_pages || state != plan.state {
+        return Err(RestoreError::NotProven { position: plan.position, expected: plan.state, found: state });
+    }
+    Ok(())
+}
+
+async fn prove(
+    plan: &RestorePlan,
+    file: &Arc<File>,
+    path: &Path,
+    options: &Options,
+    tracker: &Arc<Tracker>,
+    cancel: &Cancel,
+    each: impl FnMut(&[PageHash]),
+) -> Result<StateChecksum, RestoreError> {
+    let image = Finished {
+        file: Arc::clone(file),
+        page_size: plan.page_size,
+        pages: plan.image_pages,
+        left_out: (options.left_out)(plan.page_size),
+    };
+    let found = hash_image(&image, path, tracker, cancel, each).await?;
+    if found != plan.state {
+        return Err(RestoreError::NotProven { position: plan.position, expected: plan.state, found });
+    }
+    Ok(found)
+}
+
+async fn sync(file: &Arc<File>, path: &Path) -> Result<(), RestoreError> {
+    let file = Arc::clone(file);
+    let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
+    synced.map_err(|_| RestoreError::Stopped)?.map_err(|error| io_error("bring to disk", path, error))
+}
+
+fn as_text<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}

@@ -1,0 +1,127 @@
+//! What a restore reads from: the few verbs it needs of a repository.
+
+use std::error::Error;
+use std::future::Future;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::digest::Hasher;
+use crate::error::{ErrorKind, Explain};
+use crate::history::{Findings, History};
+use crate::ids::{DatabaseId, Digest};
+use crate::store::keys::{BaseKey, SegmentKey};
+
+/// Gives objects of a repository, opened: what was encrypted is plain again.
+pub trait Objects: Clone + Send + Sync + 'static {
+    /// How the names of a database's objects are computed.
+    fn hasher(&self, database: DatabaseId) -> Hasher;
+
+    /// A whole segment, checked against its name.
+    fn segment(&self, key: SegmentKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send;
+
+    /// Some bytes of a segment, not checked against its name.
+    fn segment_range(
+        &self,
+        key: SegmentKey,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send;
+
+    /// A whole manifest, checked against its name.
+    fn base(&self, key: BaseKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send;
+
+    /// Some bytes of a pack, not checked against its name.
+    fn pack_range(
+        &self,
+        database: DatabaseId,
+        pack: Digest,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send;
+}
+
+/// Says what a repository holds of a database.
+pub trait Inventory: Objects {
+    /// Claims, segments, bases and marks; the marks were read first.
+    fn findings(&self, database: DatabaseId) -> impl Future<Output = Result<Findings, ReadError>> + Send;
+
+    /// All packs, with their sizes in bytes.
+    fn packs(
+        &self,
+        database: DatabaseId,
+    ) -> impl Future<Output = Result<Vec<(Digest, u64)>, ReadError>> + Send;
+}
+
+/// Reads what exists of a database.
+///
+/// # Errors
+/// [`ReadError`] when it cannot be listed.
+pub async fn history_of<O: Inventory>(objects: &O, database: DatabaseId) -> Result<History, ReadError> {
+    Ok(History::build(database, objects.findings(database).await?))
+}
+
+/// An object that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// It is not there.
+    #[error("object {object} is missing")]
+    Missing {
+        /// Its key.
+        object: String,
+    },
+    /// It is there, but it is not what its name says.
+    #[error("object {object} is damaged: {what}")]
+    Damaged {
+        /// Its key.
+        object: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store did not give it.
+    #[error("read object {object}")]
+    Store {
+        /// Its key.
+        object: String,
+        /// What the store's error means.
+        kind: ErrorKind,
+        /// What to do about it.
+        advice: Option<String>,
+        /// The store's error.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl ReadError {
+    /// Names the object that does not hold what was expected.
+    pub(crate) fn damaged(object: &impl ToString, what: &impl ToString) -> Self {
+        Self::Damaged { object: object.to_string(), what: what.to_string() }
+    }
+
+    /// The object, if it is missing or damaged: trying the same again is of no use.
+    #[must_use]
+    pub fn lost_object(&self) -> Option<&str> {
+        match self {
+            Self::Missing { object } | Self::Damaged { object, .. } => Some(object),
+            Self::Store { .. } => None,
+        }
+    }
+}
+
+impl Explain for ReadError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Missing { .. } | Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::Store { kind, .. } => *kind,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } | Self::Damaged { .. } => {
+                Some("`everwhen verify` lists all damage, `everwhen history` what can be restored".to_owned())
+            }
+            Self::Store { advice, .. } => advice.clone(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Makes a plan: the pure steps of [`crate::plan`], with the few reads between them.
+
+use bytes::Bytes;
+
+use crate::base::Manifest;
+use crate::history::{History, Point, SegmentEntry};
+use crate::ids::Position;
+use crate::plan::{BaseFacts, Located, RestorePlan, Route, Target, TargetFacts, locate, pick, route};
+use crate::restore::base::{bytes_of, reads_of};
+use crate::restore::{Objects, ReadError, RestoreError};
+use crate::segment::{HEADER_BYTES, Prologue, SegmentError};
+use crate::store::keys::{BaseKey, SegmentKey};
+use crate::time::Timestamp;
+use crate::transaction::Transaction;
+
+/// A segment up to this size is read whole for its tables, and so checked against its name.
+const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes read from a larger one at first: header and tables are seldom larger.
+const FIRST_BYTES: u64 = 64 * 1024;
+
+/// Plans a restore: finds the exact state, the way to it, and what it costs. One to three small reads.
+///
+/// `now` is the clock's time, to tell the future from what is not known yet.
+///
+/// # Errors
+/// [`RestoreError::Plan`] when there is no such restorable point, [`RestoreError::Read`] when an object is missing,
+/// damaged or not to be had.
+pub async fn plan<O: Objects>(
+    objects: &O,
+    history: &History,
+    target: Target,
+    now: Timestamp,
+) -> Result<RestorePlan, RestoreError> {
+    let located = locate(history, target, now)?;
+    let mut known: Option<(SegmentKey, Vec<Transaction>)> = None;
+    let (position, time) = match located {
+        Located::Exact(point) => (point.position, Some(point.time)),
+        Located::AtBase(base) => (history.canonical(base.position).unwrap_or(base.position), None),
+        Located::Within(key, which) => {
+            let transactions = transactions_of(objects, history, &key).await?;
+            let point = pick(history, &key, which, &transactions)?;
+            known = Some((key, transactions));
+            (point.position, Some(point.time))
+        }
+    };
+    let route = route(history, position)?;
+    let manifest = open_manifest(objects, route.base.key).await?;
+    let target_facts = match route.segments.last() {
+        Some(last) if route.base_position(history) != position => {
+            let transactions = match known {
+                Some((key, transactions)) if key == last.key => transactions,
+                _ => transactions_of(objects, history, &last.key).await?,
+            };
+            facts(&transactions, position, last)?
+        }
+        _ => TargetFacts {
+            point: Point { position, time: manifest.time },
+            image_pages: manifest.page_count,
+            state: manifest.state,
+        },
+    };
+    if let Some(time) = time.filter(|time| *time != target_facts.point.time) {
+        let what = format!("the state was committed at {}, its segment says {time}", target_facts.point.time);
+        return Err(ReadError::Damaged { object: route.base.key.to_string(), what }.into());
+    }
+    let reads = reads_of(&manifest);
+    let base = BaseFacts {
+        page_size: manifest.page_size,
+        bytes: route.base.size.saturating_add(reads.iter().map(bytes_of).sum()),
+        requests: 1 + reads.len() as u64,
+        image_pages: manifest.page_count,
+    };
+    Ok(RestorePlan::new(target, &route, base, target_facts))
+}
+
+impl Route {
+    fn base_position(&self, history: &History) -> Position {
+        history.canonical(self.base.key.position).unwrap_or(self.base.key.position)
+    }
+}
+
+fn facts(
+    transactions: &[Transaction],
+    position: Position,
+    segment: &SegmentEntry,
+) -> Result<TargetFacts, RestoreError> {
+    let found = transactions.iter().find(|transaction| transaction.tx == position.tx);
+    let missing =
+        || ReadError::damaged(&segment.key, &format!("it does not hold transaction {}", position.tx));
+    let found = found.ok_or_else(missing)?;
+    let point = Point { position, time: found.time };
+    Ok(TargetFacts { point, image_pages: found.image_pages, state: found.state })
+}
+
+/// Reads a manifest and checks that it is the one its name says.
+pub(crate) async fn open_manifest<O: Objects>(objects: &O, key: BaseKey) -> Result<Manifest, ReadError> {
+    let bytes = objects.base(key).await?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| ReadError::damaged(&key, &error))?;
+    if manifest.database != key.database || manifest.position != key.position {
+        let what = format!("it is the base at {} of database {}", manifest.position, manifest.database);
+        return Err(ReadError::damaged(&key, &what));
+    }
+    Ok(manifest)
+}
+
+/// The transactions of a segment, as its parts list them.
+pub(crate) async fn transactions_of<O: Objects>(
+    objects: &O,
+    history: &History,
+    key: &SegmentKey,
+) -> Result<Vec<Transaction>, RestoreError> {
+    let entry = history.segments().find(|entry| entry.key == *key);
+    let size = entry.map_or(0, |entry| entry.size);
+    Ok(read_transactions(objects, SegmentEntry { key: *key, size }).await?)
+}
+
+/// The transactions of a segment, as its parts list them.
+pub async fn read_transactions<O: Objects>(
+    objects: &O,
+    entry: SegmentEntry,
+) -> Result<Vec<Transaction>, ReadError> {
+    let key = entry.key;
+    let whole = if entry.size <= WHOLE_BYTES_MAX { Some(objects.segment(key).await?) } else { None };
+    let size = whole.as_ref().map_or(entry.size, |bytes| bytes.len() as u64);
+    let damaged = |error: SegmentError| ReadError::damaged(&key, &error);
+    let mut transactions = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let read = |len: u64| read_at(objects, key, whole.as_ref(), at, len.min(size - at));
+        let mut head = read(FIRST_BYTES).await?;
+        let mut needed = Prologue::needed(&head).map_err(damaged)?;
+        if needed == HEADER_BYTES || needed > head.len() {
+            head = read(needed as u64).await?;
+            needed = Prologue::needed(&head).map_err(damaged)?;
+        }
+        let prologue = Prologue::parse(head.get(..needed).unwrap_or(&head)).map_err(damaged)?;
+        at += prologue.header.part_len();
+        transactions.extend(prologue.transactions);
+    }
+    Ok(transactions)
+}
+
+async fn read_at<O: Objects>(
+    objects: &O,
+    key: SegmentKey,
+    whole: Option<&Bytes>,
+    at: u64,
+    len: u64,
+) -> Result<Bytes, ReadError> {
+    match whole {
+        Some(bytes) => {
+            let start = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len() - start);
+            Ok(bytes.slice(start..start + len))
+        }
+        None => objects.segment_range(key, at..at + len).await,
+    }
+}

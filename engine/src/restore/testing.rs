@@ -1,0 +1,315 @@
+//! A small repository in memory with a real history in it: real segments and bases, and the truth beside them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::base::{BaseBuilder, Pack};
+use crate::digest::Hasher;
+use crate::history::testing::{at, database, tx};
+use crate::history::{BaseEntry, Findings, History, Seen, SegmentEntry, Timeline};
+use crate::ids::{DatabaseId, Digest, HostId, Position, TimelineId, TxId};
+use crate::page::{PageNo, PageSize, StateChecksum};
+use crate::restore::{Objects, ReadError};
+use crate::segment::{Effort, Encoder, EncoderParams, MemoryImage, PageStore, chain_start};
+use crate::store::keys::{BaseKey, SegmentKey, pack_key};
+use crate::transaction::{Transaction, TxFlags};
+
+/// Objects by key, checked against their names as a repository does.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryObjects(Arc<Mutex<BTreeMap<String, Bytes>>>);
+
+impl MemoryObjects {
+    pub(crate) fn put(&self, key: &impl ToString, bytes: impl Into<Bytes>) {
+        self.0.lock().unwrap().insert(key.to_string(), bytes.into());
+    }
+
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+
+    pub(crate) fn remove(&self, key: &str) -> Bytes {
+        self.0.lock().unwrap().remove(key).unwrap()
+    }
+
+    pub(crate) fn bytes(&self, key: &str) -> Bytes {
+        self.0.lock().unwrap().get(key).unwrap().clone()
+    }
+
+    fn get(&self, key: &str) -> Result<Bytes, ReadError> {
+        let found = self.0.lock().unwrap().get(key).cloned();
+        found.ok_or_else(|| ReadError::Missing { object: key.to_owned() })
+    }
+
+    fn whole(&self, key: &str, digest: Digest) -> Result<Bytes, ReadError> {
+        let bytes = self.get(key)?;
+        let found = Hasher::Plain.digest(&bytes);
+        if found == digest { Ok(bytes) } else { Err(ReadError::damaged(&key, &format!("digest {found}"))) }
+    }
+
+    fn range(&self, key: &str, range: Range<u64>) -> Result<Bytes, ReadError> {
+        let bytes = self.get(key)?;
+        let part = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        if part.end > bytes.len() {
+            return Err(ReadError::damaged(&key, &"it is too short"));
+        }
+        Ok(bytes.slice(part))
+    }
+}
+
+impl Objects for MemoryObjects {
+    fn hasher(&self, _: DatabaseId) -> Hasher {
+        Hasher::Plain
+    }
+
+    fn segment(&self, key: SegmentKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send {
+        std::future::ready(self.whole(&key.to_string(), key.digest))
+    }
+
+    fn segment_range(
+        &self,
+        key: SegmentKey,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send {
+        std::future::ready(self.range(&key.to_string(), range))
+    }
+
+    fn base(&self, key: BaseKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send {
+        std::future::ready(self.whole(&key.to_string(), key.digest))
+    }
+
+    fn pack_range(
+        &self,
+        database: DatabaseId,
+        pack: Digest,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send {
+        std::future::ready(self.range(&pack_key(database, pack), range))
+    }
+}
+
+/// A source, the pipeline behind it and the repository they fill.
+pub(crate) struct World {
+    pub(crate) objects: MemoryObjects,
+    pub(crate) findings: Findings,
+    pub(crate) page_size: PageSize,
+    /// The image after each transaction.
+    pub(crate) images: BTreeMap<Position, (Transaction, Vec<u8>)>,
+    pub(crate) now: i64,
+    timeline: TimelineId,
+    fork: Option<TxId>,
+    image: MemoryImage,
+    last: Option<TxId>,
+    chain: Digest,
+    chains: BTreeMap<Position, Digest>,
+    encoder: Option<(Encoder<Vec<u8>>, TxFlags, i64)>,
+    last_base: Option<crate::base::Manifest>,
+}
+
+impl World {
+    /// Begins with a base of `pages` pages.
+    pub(crate) fn new(page_size: PageSize, pages: u32) -> Self {
+        let mut world = Self {
+            objects: MemoryObjects::default(),
+            findings: Findings::default(),
+            page_size,
+            images: BTreeMap::new(),
+            now: 1000,
+            timeline: TimelineId::FIRST,
+            fork: None,
+            image: MemoryImage::new(page_size),
+            last: None,
+            chain: chain_start(database(), TimelineId::FIRST),
+            chains: BTreeMap::new(),
+            encoder: None,
+            last_base: None,
+        };
+        world.claim(None);
+        world.image.resize(pages).unwrap();
+        for number in 1..=pages {
+            world.scribble(number, u64::from(number));
+        }
+        world.transact(TxFlags { needs_base: true, ..TxFlags::NONE }, pages, &[]);
+        world.base();
+        world
+    }
+
+    pub(crate) fn history(&self) -> History {
+        History::build(database(), self.findings.clone())
+    }
+
+    pub(crate) fn packs(&self) -> Vec<(Digest, u64)> {
+        let all = self.objects.0.lock().unwrap();
+        let packs = all.iter().filter(|(key, _)| key.contains("/chunk/"));
+        packs
+            .map(|(key, bytes)| (key.rsplit('/').next().unwrap().parse().unwrap(), bytes.len() as u64))
+            .collect()
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position::new(self.timeline, self.last.unwrap())
+    }
+
+    fn claim(&mut self, parent: Option<Position>) {
+        self.findings.timelines.push(Timeline {
+            id: self.timeline,
+            parent,
+            why: "a test".to_owned(),
+            host: HostId::from_bytes([1; 8]),
+            host_name: "here".to_owned(),
+            claimed_at: at(self.now),
+        });
+    }
+
+    /// Page content that depends on the seed; every third page is half zeros.
+    fn content(&self, seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; self.page_size.bytes()];
+        let filled = if seed.is_multiple_of(3) { bytes.len() / 2 } else { bytes.len() };
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes[..filled]);
+        bytes
+    }
+
+    fn scribble(&mut self, page: u32, seed: u64) {
+        let bytes = self.content(seed);
+        self.image.write(PageNo::new(page).unwrap(), &bytes).unwrap();
+    }
+
+    /// Changes these pages (page, seed) of an image that then has `pages` pages.
+    pub(crate) fn commit(&mut self, pages: u32, changes: &[(u32, u64)]) -> Position {
+        self.now += 10;
+        self.transact(TxFlags::NONE, pages, changes);
+        self.position()
+    }
+
+    fn transact(&mut self, flags: TxFlags, pages: u32, changes: &[(u32, u64)]) {
+        let number = self.last.map_or(TxId::FIRST, TxId::next);
+        let before = self.image.page_count();
+        if self.encoder.is_none() {
+            let params = EncoderParams {
+                database: database(),
+                timeline: self.timeline,
+                page_size: self.page_size,
+                first: number,
+                image_pages: before,
+                chain_before: self.chain,
+                effort: Effort::Hot,
+            };
+            self.encoder = Some((Encoder::new(params, Vec::new()), flags, self.now));
+        }
+        let mut changes: BTreeMap<u32, u64> =
+            changes.iter().copied().filter(|(page, _)| *page <= pages).collect();
+        // What an image gains is written by the commit that makes it longer.
+        (before + 1..=pages).filter(|_| !flags.needs_base).for_each(|page| {
+            changes.entry(page).or_insert(u64::from(page));
+        });
+        for (page, seed) in &changes {
+            let number = PageNo::new(*page).unwrap();
+            let bytes = self.content(*seed);
+            let previous = self.image.page(number).map(<[u8]>::to_vec);
+            let (encoder, ..) = self.encoder.as_mut().unwrap();
+            let wanted = previous.filter(|_| encoder.wants_previous(number));
+            encoder.page(number, &bytes, wanted.as_deref()).unwrap();
+        }
+        self.image.resize(pages).unwrap();
+        for (page, seed) in &changes {
+            self.scribble(*page, *seed);
+        }
+        let transaction = Transaction {
+            tx: number,
+            time: at(self.now),
+            not_before: at(self.now),
+            flags,
+            pages: u32::try_from(changes.len()).unwrap(),
+            image_pages: pages,
+            state: self.image.state(),
+        };
+        self.encoder.as_mut().unwrap().0.commit(&transaction).unwrap();
+        self.last = Some(number);
+        self.images.insert(self.position(), (transaction, self.image.bytes().to_vec()));
+    }
+
+    /// Finishes the segment under way and puts it.
+    pub(crate) fn cut(&mut self) {
+        let Some((encoder, flags, from)) = self.encoder.take() else { return };
+        let finished = encoder.finish().unwrap();
+        self.chain = finished.header.chain_after;
+        self.chains.insert(self.position(), self.chain);
+        let mut bytes = finished.prologue;
+        bytes.extend_from_slice(&finished.frames);
+        let key = SegmentKey {
+            database: database(),
+            timeline: self.timeline,
+            range: finished.header.range,
+            from: at(from),
+            to: at(self.now),
+            flags,
+            digest: Hasher::Plain.digest(&bytes),
+        };
+        self.findings.segments.push(SegmentEntry { key, size: bytes.len() as u64 });
+        self.objects.put(&key, bytes);
+    }
+
+    /// Cuts, and puts a base of the present state.
+    pub(crate) fn base(&mut self) {
+        self.cut();
+        let state = self.image.state();
+        self.base_of(state);
+    }
+
+    /// Puts a base that says it has this state.
+    pub(crate) fn base_of(&mut self, state: StateChecksum) {
+        let (position, size) = (self.position(), self.page_size);
+        let mut builder = BaseBuilder::new(Hasher::Plain, database(), position, at(self.now), size);
+        if let Some(earlier) = &self.last_base {
+            builder.reuse(earlier);
+        }
+        let put = |pack: Pack| self.objects.put(&pack_key(database(), pack.digest), pack.bytes);
+        for chunk in self.image.bytes().chunks(crate::base::CHUNK_BYTES) {
+            builder.chunk(chunk).unwrap().into_iter().for_each(put);
+        }
+        let (pack, manifest) = builder.finish(self.image.page_count(), state).unwrap();
+        pack.into_iter().for_each(put);
+        let bytes = manifest.encode().unwrap();
+        let key = BaseKey { database: database(), position, digest: Hasher::Plain.digest(&bytes) };
+        self.findings.bases.push(BaseEntry { key, size: bytes.len() as u64 });
+        self.objects.put(&key, bytes);
+        self.last_base = Some(manifest);
+    }
+
+    /// Goes on from an earlier state on a new timeline.
+    pub(crate) fn fork(&mut self, back: u64) {
+        self.cut();
+        let parent = Position::new(self.timeline, tx(self.last.unwrap().get() - back));
+        self.now += 10;
+        self.timeline = self.timeline.next();
+        self.claim(Some(parent));
+        self.fork = Some(parent.tx);
+        self.last = Some(parent.tx);
+        let (_, bytes) = self.images.get(&parent).unwrap();
+        self.image = MemoryImage::from_bytes(self.page_size, bytes.clone()).unwrap();
+        self.chain = self.chains.get(&parent).copied().unwrap_or(chain_start(database(), self.timeline));
+    }
+
+    /// A daemon saw the present state.
+    pub(crate) fn seen(&mut self) {
+        self.now += 10;
+        self.findings.seen.push(Seen { position: self.position(), time: at(self.now) });
+    }
+
+    /// Joins the last `count` segments to a wide one, which is put beside them.
+    pub(crate) fn repack(&mut self, count: usize) {
+        self.cut();
+        let narrow = self.findings.segments.split_off(self.findings.segments.len() - count);
+        let bytes: Vec<u8> =
+            narrow.iter().flat_map(|entry| self.objects.bytes(&entry.key.to_string()).to_vec()).collect();
+        let (first, last) = (narrow.first().unwrap().key, narrow.last().unwrap().key);
+        let range = crate::ids::TxRange::new(first.range.first(), last.range.last()).unwrap();
+        let key = SegmentKey { range, to: last.to, digest: Hasher::Plain.digest(&bytes), ..first };
+        self.findings.segments.extend(narrow);
+        self.findings.segments.push(SegmentEntry { key, size: bytes.len() as u64 });
+        self.objects.put(&key, bytes);
+    }
+}
