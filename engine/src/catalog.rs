@@ -390,8 +390,8 @@ fn noted<T>(result: rusqlite::Result<T>) -> Option<T> {
 }
 
 impl<O: Inventory> Objects for Cataloged<O> {
-    fn hasher(&self, database: DatabaseId) -> Hasher {
-        self.inner.hasher(database)
+    async fn hasher(&self, database: DatabaseId) -> Result<Hasher, ReadError> {
+        self.inner.hasher(database).await
     }
 
     async fn segment(&self, key: SegmentKey) -> Result<Bytes, ReadError> {

@@ -17,7 +17,7 @@ use crate::transaction::Transaction;
 /// Gives objects of a repository, opened: what was encrypted is plain again.
 pub trait Objects: Clone + Send + Sync + 'static {
     /// How the names of a database's objects are computed.
-    fn hasher(&self, database: DatabaseId) -> Hasher;
+    fn hasher(&self, database: DatabaseId) -> impl Future<Output = Result<Hasher, ReadError>> + Send;
 
     /// A whole segment, checked against its name.
     fn segment(&self, key: SegmentKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send;

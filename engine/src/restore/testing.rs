@@ -62,8 +62,8 @@ impl MemoryObjects {
 }
 
 impl Objects for MemoryObjects {
-    fn hasher(&self, _: DatabaseId) -> Hasher {
-        Hasher::Plain
+    async fn hasher(&self, _: DatabaseId) -> Result<Hasher, ReadError> {
+        Ok(Hasher::Plain)
     }
 
     fn segment(&self, key: SegmentKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send {
@@ -342,8 +342,8 @@ impl MemoryRepository {
 }
 
 impl Objects for MemoryRepository {
-    fn hasher(&self, database: DatabaseId) -> Hasher {
-        self.objects.hasher(database)
+    async fn hasher(&self, database: DatabaseId) -> Result<Hasher, ReadError> {
+        self.objects.hasher(database).await
     }
 
     async fn segment(&self, key: SegmentKey) -> Result<Bytes, ReadError> {
