@@ -1,2 +1,5 @@
-//! The `everwhen` program.
-fn main() {}
+//! The `everwhen` program. Everything is in the library, so that tests can run it in a process of their own making.
+
+fn main() -> std::process::ExitCode {
+    everwhen::main()
+}

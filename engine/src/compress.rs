@@ -55,7 +55,7 @@ pub(crate) struct Compressor {
 impl Compressor {
     /// Lends a compressor to `work`.
     pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
-        static IDLE: Mutex<Vec<Box<Compressor>>> = Mutex::new(Vec::new());
+        static IDLE: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
         let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
         let mut compressor = kept.unwrap_or_default();
@@ -160,6 +160,7 @@ fn lend(prefix: &[u8]) -> &'static [u8] {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test")]
 mod tests {
     use super::*;
 

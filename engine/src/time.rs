@@ -24,8 +24,8 @@ pub struct ParseTimeError {
 impl Timestamp {
     /// The earliest moment with a text form we keep (year 0).
     pub const MIN: Self = Self(-62_167_219_200_000_000);
-    /// The latest moment with a text form (year 9999).
-    pub const MAX: Self = Self(253_402_207_200_999_999);
+    /// The latest moment with a text form we keep (the end of year 9998).
+    pub const MAX: Self = Self(253_370_764_799_999_999);
 
     /// From microseconds since 1970; held to [`Timestamp::MIN`] and [`Timestamp::MAX`].
     #[must_use]

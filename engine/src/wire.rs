@@ -95,6 +95,7 @@ pub(crate) fn unzigzag(value: u64) -> i64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test")]
 mod tests {
     use proptest::prelude::*;
 

@@ -2,6 +2,8 @@
 //! any kind. This test compiles the schemas anew (in pure Rust) and fails when the checked-in code is not what they
 //! give. `EVERWHEN_REGENERATE=1 cargo test -p everwhen-proto` writes it instead.
 
+#![expect(clippy::unwrap_used, reason = "a test, helpers included")]
+
 use std::path::{Path, PathBuf};
 
 use prost::Message;

@@ -160,7 +160,7 @@ impl Manifest {
             let fits = if chunk.codec == ChunkCodec::Raw { len == raw } else { len > 0 && len < raw };
             let end = chunk.offset.checked_add(chunk.len.into());
             let pack = self.packs.get(chunk.pack as usize);
-            if !fits || !pack.zip(end).is_some_and(|(pack, end)| end <= pack.len) {
+            if !fits || pack.zip(end).is_none_or(|(pack, end)| end > pack.len) {
                 return Err(BaseError::Field { field: "chunk" });
             }
         }

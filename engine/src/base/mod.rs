@@ -8,6 +8,8 @@
 
 mod format;
 mod pack;
+#[cfg(test)]
+mod tests;
 
 pub use format::{Manifest, PackRef};
 pub use pack::{BaseBuilder, ChunkCodec, ChunkRef, Pack, check_pack, decode_chunk};

@@ -12,8 +12,12 @@ pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> bool;
 pub struct Commit {
     /// The size of the image after it, in pages.
     pub image_pages: u32,
-    /// The best estimate of when it was committed: never later than the moment the writer was told.
+    /// The best estimate of when it was committed: never later than the moment the writer was told, if it was `observed`.
     pub time: Timestamp,
+    /// The latest moment at which it is known not to have been committed yet.
+    pub not_before: Timestamp,
+    /// Whether the source was being watched when it was committed. If not, `time` is only an upper bound.
+    pub observed: bool,
     /// Where to go on after it, in the source's own encoding (opaque to the pipeline, kept in the local state).
     pub resume: Vec<u8>,
 }

@@ -115,7 +115,7 @@ pub(crate) async fn transactions_of<O: Objects>(
 }
 
 /// The transactions of a segment, as its parts list them.
-pub(crate) async fn read_transactions<O: Objects>(
+pub async fn read_transactions<O: Objects>(
     objects: &O,
     entry: SegmentEntry,
 ) -> Result<Vec<Transaction>, ReadError> {

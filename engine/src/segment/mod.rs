@@ -35,7 +35,7 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 pub const TRANSACTIONS_MAX: u32 = 1 << 20;
 /// Frames in one part, at most.
 pub const FRAMES_MAX: u32 = 1 << 20;
-/// Bytes of the lists in one part before compression, at most: 16 to 60 million page versions.
+/// Bytes of the lists in one part before compression, at most: 12 to 60 million page versions.
 pub const LISTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(65_536) && FRAME_BYTES.is_multiple_of(65_536));

@@ -125,7 +125,7 @@ fn transactions_after(prologue: &Prologue, from: TxId, until: TxId) -> Result<&[
     let range = prologue.header.range;
     let not_adjacent = SegmentError::NotAdjacent { from, first: range.first(), last: range.last() };
     let adjacent = from.next() == range.first();
-    if !adjacent && !(range.contains(from) && ends_on_a_frame(prologue, from)) {
+    if !(adjacent || range.contains(from) && ends_on_a_frame(prologue, from)) {
         return Err(not_adjacent);
     }
     let wanted = |tx: &Transaction| tx.tx > from && tx.tx <= until;

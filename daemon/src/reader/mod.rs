@@ -1,0 +1,180 @@
+//! Answers from a repository, read here: what the command line does without a daemon, and the daemon for its callers.
+
+mod database;
+mod objects;
+mod repository;
+
+use everwhen_engine::history::Seen;
+use everwhen_proto::v1;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+
+pub(crate) use database::DatabaseReader;
+pub(crate) use repository::{Record, Records, id, no_such_database, open, open_or_create, url, url_of_store};
+
+use crate::answers::{Answer, Answers, Parts};
+use crate::client::Client;
+use crate::config::{Config, DatabaseEntry, class_named};
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::wire::seen_in;
+
+/// A repository, and the daemon beside it if one runs.
+pub(crate) struct Reader {
+    place: Place,
+    config: Config,
+    records: Records,
+    daemon: Option<Client>,
+}
+
+impl Reader {
+    /// Opens the repository of a place. `daemon` is asked how far it covers the time.
+    pub(crate) async fn open(
+        place: &Place,
+        config: &Config,
+        daemon: Option<Client>,
+    ) -> Result<Self, Failure> {
+        let records = Records::new(open(&place.store, config).await?);
+        Ok(Self { place: place.clone(), config: config.clone(), records, daemon })
+    }
+
+    /// How the repository calls a database that was named on the command line. A folder `app.db.everwhen` may have
+    /// moved with its database, or be named itself: if it holds one database only, that is the one.
+    pub(crate) async fn name_of(&self, named: Option<&str>) -> Result<Option<String>, Failure> {
+        let Some(named) = named else { return Ok(None) };
+        if named.contains('/')
+            && self.records.find(named).await?.is_none()
+            && let Some(only) = self.records.only().await?
+        {
+            return Ok(Some(only.id.to_string()));
+        }
+        Ok(Some(named.to_owned()))
+    }
+
+    async fn database(&self, called: &str) -> Result<DatabaseReader, Failure> {
+        let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
+        let seen = self.seen(&record.id.to_string()).await;
+        Ok(DatabaseReader::new(self.records.repository.clone(), record, seen))
+    }
+
+    /// The word of the daemon beside the repository. Without one, or if it does not know, there is none.
+    async fn seen(&self, id: &str) -> Option<Seen> {
+        let daemon = self.daemon.as_ref()?;
+        let status = daemon.status(v1::GetStatusRequest { database: id.to_owned() }).await.ok()?;
+        status.databases.iter().find_map(seen_in)
+    }
+
+    async fn statuses(&self, called: &str) -> Result<v1::GetStatusResponse, Failure> {
+        let mut databases = Vec::new();
+        if called.is_empty() {
+            for database in self.records.all().await? {
+                databases.push(self.database(&database.id).await?.status().await?);
+            }
+        } else {
+            databases.push(self.database(called).await?.status().await?);
+        }
+        Ok(v1::GetStatusResponse { databases, daemon: None })
+    }
+}
+
+impl Answers for Reader {
+    fn databases(&self) -> Answer<'_, v1::ListDatabasesResponse> {
+        async { Ok(v1::ListDatabasesResponse { databases: self.records.all().await? }) }.boxed()
+    }
+
+    /// Writes it down for the daemon's next start.
+    fn add_database(&self, request: v1::AddDatabaseRequest) -> Answer<'_, v1::Database> {
+        async move {
+            let class = match request.class.as_str() {
+                "" => DatabaseEntry::DEFAULT_CLASS,
+                class => class,
+            };
+            let class = class_named(class, &self.config.classes).map_err(Failure::usage)?;
+            let name = Some(request.name).filter(|name| !name.is_empty());
+            let entry = DatabaseEntry { name, class, ..DatabaseEntry::of(&request.path) };
+            let mut added = self.place.state.added()?;
+            added.retain(|other| other.path != entry.path);
+            let database = self.described(&entry);
+            added.push(entry);
+            self.place.state.set_added(&added)?;
+            Ok(database)
+        }
+        .boxed()
+    }
+
+    fn remove_database(&self, request: v1::RemoveDatabaseRequest) -> Answer<'_, v1::Database> {
+        async move {
+            let mut added = self.place.state.added()?;
+            let is_meant = |entry: &DatabaseEntry| {
+                entry.name() == request.database || entry.path.to_string_lossy() == request.database
+            };
+            let Some(at) = added.iter().position(is_meant) else {
+                return Err(no_such_database(&request.database)
+                    .advise("only databases that were added with `everwhen databases add` can be removed"));
+            };
+            let entry = added.remove(at);
+            self.place.state.set_added(&added)?;
+            Ok(self.described(&entry))
+        }
+        .boxed()
+    }
+
+    fn set_database(&self, request: v1::SetDatabaseRequest) -> Answer<'_, v1::Database> {
+        async move {
+            if !request.class.is_empty() {
+                class_named(&request.class, &self.config.classes).map_err(Failure::usage)?;
+            }
+            self.database(&request.database).await?.set(&request).await
+        }
+        .boxed()
+    }
+
+    fn status(&self, request: v1::GetStatusRequest) -> Answer<'_, v1::GetStatusResponse> {
+        async move { self.statuses(&request.database).await }.boxed()
+    }
+
+    fn points(&self, request: v1::ListPointsRequest) -> Parts<v1::ListPointsResponse> {
+        let (records, daemon) = (self.records.clone(), self.daemon.clone());
+        let reader = Self { place: self.place.clone(), config: self.config.clone(), records, daemon };
+        async move { Ok(reader.database(&request.database).await?.points(request.from, request.to)) }
+            .into_stream()
+            .try_flatten()
+            .boxed()
+    }
+
+    fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse> {
+        async move { self.database(&request.database).await?.history().await }.boxed()
+    }
+
+    fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
+        async move { self.database(&request.database).await?.resolve(request.target).await }.boxed()
+    }
+
+    fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
+        async move { self.database(&request.database).await?.plan(request.target).await }.boxed()
+    }
+
+    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
+        let (records, daemon) = (self.records.clone(), self.daemon.clone());
+        let reader = Self { place: self.place.clone(), config: self.config.clone(), records, daemon };
+        async move { Ok(reader.database(&request.database).await?.restore(request.target, request.to.into())) }
+            .into_stream()
+            .try_flatten()
+            .boxed()
+    }
+
+    fn wait_durable(&self, _: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
+        async { Err(Failure::usage("only a daemon can be waited for")) }.boxed()
+    }
+}
+
+impl Reader {
+    fn described(&self, entry: &DatabaseEntry) -> v1::Database {
+        v1::Database {
+            name: entry.name(),
+            path: entry.path.to_string_lossy().into_owned(),
+            class: entry.class.clone(),
+            store: url(&self.records.repository),
+            ..v1::Database::default()
+        }
+    }
+}

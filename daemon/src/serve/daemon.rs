@@ -1,0 +1,423 @@
+//! The running daemon: its databases, and the answers to those who ask it.
+
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use everwhen_engine::error::ErrorKind;
+use everwhen_engine::history::Seen;
+use everwhen_engine::time::Timestamp;
+use everwhen_proto::v1;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tokio::sync::Mutex;
+use tokio::sync::mpsc;
+
+use super::guard::Guard;
+use super::home::{self, Home};
+use crate::answers::{Answer, Answers, Parts};
+use crate::config::{DatabaseEntry, class_named};
+use crate::failure::Failure;
+use crate::place::{Place, Told};
+use crate::reader;
+use crate::verbs::spelt;
+use crate::wire::{seen_in, time_out};
+
+/// How often a database that could not be protected is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+const WAIT_USUAL: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
+/// A status does not wait longer than this for the repository to say where the window begins.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(crate) struct Daemon {
+    told: Told,
+    started: Timestamp,
+    guards: RwLock<Vec<Arc<Guard>>>,
+    /// Held while databases come and go. Keeps every home there is.
+    homes: Mutex<Vec<Arc<Home>>>,
+    new_homes: mpsc::UnboundedSender<Arc<Home>>,
+}
+
+/// Tells of each new home, so that its socket is opened.
+pub(crate) type NewHomes = mpsc::UnboundedReceiver<Arc<Home>>;
+
+impl Daemon {
+    /// Begins to protect. Databases that cannot be protected now are tried again; if that is so for all, it is a failure.
+    pub(crate) async fn start(
+        told: Told,
+        asked: Vec<DatabaseEntry>,
+    ) -> Result<(Arc<Self>, NewHomes), Failure> {
+        let (new_homes, tells_of_homes) = mpsc::unbounded_channel();
+        let (guards, homes) = (RwLock::default(), Mutex::default());
+        let daemon = Self { told, started: Timestamp::now(), guards, homes, new_homes };
+        let daemon = Arc::new(daemon);
+        daemon.open_shared_home().await?;
+        let mut failures = Vec::new();
+        for entry in asked {
+            daemon.take_in(entry, false, &mut failures).await?;
+        }
+        let homes = daemon.homes.lock().await.clone();
+        for home in homes {
+            for entry in home.place.state.added()? {
+                daemon.take_in(entry, true, &mut failures).await?;
+            }
+        }
+        let waiting = daemon.guards().iter().filter(|guard| guard.is_waiting()).count();
+        match failures.into_iter().next() {
+            Some(first) if waiting == daemon.guards().len() => Err(first),
+            _ => Ok((daemon, tells_of_homes)),
+        }
+    }
+
+    /// With a store named there is one home for all, also when nothing is protected yet.
+    async fn open_shared_home(&self) -> Result<(), Failure> {
+        if let Some(store) = &self.told.store {
+            self.open_home(self.told.place_of_store(store)).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_in(
+        &self,
+        entry: DatabaseEntry,
+        added: bool,
+        failures: &mut Vec<Failure>,
+    ) -> Result<(), Failure> {
+        let path = spelt(&entry.path);
+        if self.guards().iter().any(|guard| Path::new(&path) == guard.entry().path) {
+            return Ok(());
+        }
+        let guard = self.prepare(DatabaseEntry { path: path.into(), ..entry }, added).await?;
+        if let Err(failure) = guard.start().await {
+            tracing::error!("{}", failure.message());
+            failures.push(failure);
+        }
+        self.keep(guard);
+        Ok(())
+    }
+
+    async fn prepare(&self, entry: DatabaseEntry, added: bool) -> Result<Arc<Guard>, Failure> {
+        let home = self.home_for(&entry.path).await?;
+        let class = self.told.config.classes.get(&entry.class).copied();
+        Ok(Arc::new(Guard::new(entry, class, added, home, &self.told.config.flush)))
+    }
+
+    async fn home_for(&self, database: &Path) -> Result<Arc<Home>, Failure> {
+        self.open_home(self.told.place_to_protect(database)).await
+    }
+
+    async fn open_home(&self, place: Place) -> Result<Arc<Home>, Failure> {
+        let mut homes = self.homes.lock().await;
+        if let Some(home) = homes.iter().find(|home| home.place == place) {
+            return Ok(Arc::clone(home));
+        }
+        let home = Arc::new(Home::open(place, &self.told.config).await?);
+        homes.push(Arc::clone(&home));
+        let _ = self.new_homes.send(Arc::clone(&home));
+        Ok(home)
+    }
+
+    /// All homes.
+    pub(crate) async fn homes(&self) -> Vec<Arc<Home>> {
+        self.homes.lock().await.clone()
+    }
+
+    /// All databases under care.
+    pub(crate) fn guards(&self) -> Vec<Arc<Guard>> {
+        self.guards.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, guard: Arc<Guard>) {
+        let mut guards = self.guards.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        guards.push(guard);
+        guards.sort_by_key(|guard| guard.entry().name());
+    }
+
+    fn let_go(&self, guard: &Arc<Guard>) {
+        let mut guards = self.guards.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        guards.retain(|kept| !Arc::ptr_eq(kept, guard));
+    }
+
+    /// Tries again and again what could not be protected. Runs until dropped.
+    pub(crate) async fn retry(&self) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            for guard in self.guards().iter().filter(|guard| guard.is_waiting()) {
+                if guard.start().await.is_ok() {
+                    tracing::info!("{}: protected now", guard.entry().name());
+                }
+            }
+        }
+    }
+
+    /// Flushes and ends everything.
+    pub(crate) async fn stop(&self) {
+        let guards = self.guards();
+        futures::future::join_all(guards.iter().map(|guard| guard.stop())).await;
+    }
+
+    /// The status, as far as memory knows it: for metrics.
+    pub(crate) fn status_now(&self) -> v1::GetStatusResponse {
+        let databases = self.guards().iter().map(|guard| guard.status()).collect();
+        let info = v1::DaemonInfo {
+            host: String::new(),
+            host_name: home::host_name(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: Some(time_out(self.started)),
+            pid: std::process::id(),
+        };
+        v1::GetStatusResponse { databases, daemon: Some(info) }
+    }
+
+    fn guard(&self, called: &str) -> Option<Arc<Guard>> {
+        self.guards().into_iter().find(|guard| {
+            let status = guard.status();
+            status.database.is_some_and(|database| crate::verbs::is_called(&database, called))
+        })
+    }
+
+    fn must_guard(&self, called: &str) -> Result<Arc<Guard>, Failure> {
+        self.guard(called).ok_or_else(|| reader::no_such_database(called))
+    }
+
+    /// The database of this name in any of the repositories.
+    async fn subject(&self, called: &str) -> Result<Subject, Failure> {
+        if let Some(guard) = self.guard(called) {
+            let reader = reader::Records::new(guard.home.repository.clone());
+            let status = guard.status();
+            let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
+            if let Some(record) = reader.find(&id).await? {
+                return Ok(Subject { home: Arc::clone(&guard.home), record, seen: seen_in(&status) });
+            }
+        }
+        for home in self.homes().await {
+            if let Some(record) = reader::Records::new(home.repository.clone()).find(called).await? {
+                return Ok(Subject { home, record, seen: None });
+            }
+        }
+        Err(reader::no_such_database(called))
+    }
+}
+
+/// A database that a question is about.
+struct Subject {
+    home: Arc<Home>,
+    record: reader::Record,
+    /// This daemon's own word, newer than the marks in the repository.
+    seen: Option<Seen>,
+}
+
+impl Subject {
+    fn reader(&self) -> reader::DatabaseReader {
+        reader::DatabaseReader::new(self.home.repository.clone(), self.record.clone(), self.seen)
+    }
+}
+
+impl Answers for Arc<Daemon> {
+    fn databases(&self) -> Answer<'_, v1::ListDatabasesResponse> {
+        async {
+            let guarded: Vec<_> = self.guards().iter().filter_map(|guard| guard.status().database).collect();
+            let mut databases = Vec::new();
+            for home in self.homes().await {
+                for mut database in reader::Records::new(home.repository.clone()).all().await? {
+                    database.protected = guarded.iter().any(|one| one.id == database.id && one.protected);
+                    databases.push(database);
+                }
+            }
+            // What has no record yet is listed too: it waits, or its class is not captured.
+            let known =
+                |one: &v1::Database| databases.iter().any(|db| db.id == one.id || db.path == one.path);
+            let waiting: Vec<_> = guarded.into_iter().filter(|one| !known(one)).collect();
+            databases.extend(waiting);
+            databases.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+            Ok(v1::ListDatabasesResponse { databases })
+        }
+        .boxed()
+    }
+
+    fn add_database(&self, request: v1::AddDatabaseRequest) -> Answer<'_, v1::Database> {
+        async move {
+            let entry = entry_of(request, &self.told)?;
+            if let Some(guard) = self.guard(&entry.path.to_string_lossy()) {
+                return Ok(guard.status().database.unwrap_or_default());
+            }
+            if self.guards().iter().any(|guard| guard.entry().name() == entry.name()) {
+                return Err(Failure::new(
+                    ErrorKind::Refused,
+                    format!("another database is called '{}'", entry.name()),
+                )
+                .advise("give this one a name of its own"));
+            }
+            let guard = self.prepare(entry.clone(), true).await?;
+            guard.start().await?;
+            self.keep(Arc::clone(&guard));
+            let mut added = guard.home.place.state.added()?;
+            added.push(entry);
+            guard.home.place.state.set_added(&added)?;
+            tracing::info!("{}: added", guard.entry().name());
+            Ok(guard.status().database.unwrap_or_default())
+        }
+        .boxed()
+    }
+
+    fn remove_database(&self, request: v1::RemoveDatabaseRequest) -> Answer<'_, v1::Database> {
+        async move {
+            let guard = self.must_guard(&request.database)?;
+            let entry = guard.entry();
+            if !guard.added {
+                return Err(Failure::new(
+                    ErrorKind::Refused,
+                    format!(
+                        "'{}' stands in the configuration or on the command line of the daemon",
+                        entry.name()
+                    ),
+                )
+                .advise("take it out there and start the daemon again"));
+            }
+            let state = &guard.home.place.state;
+            let mut added = state.added()?;
+            added.retain(|other| other.path != entry.path);
+            state.set_added(&added)?;
+            self.let_go(&guard);
+            guard.stop().await;
+            tracing::info!("{}: removed; its history stays", entry.name());
+            let database = guard.status().database.unwrap_or_default();
+            Ok(v1::Database { protected: false, ..database })
+        }
+        .boxed()
+    }
+
+    fn set_database(&self, request: v1::SetDatabaseRequest) -> Answer<'_, v1::Database> {
+        async move {
+            let subject = self.subject(&request.database).await?;
+            let guard = self.guard(&request.database);
+            check_class(&request.class, &self.told)?;
+            let mut database = subject.reader().set(&request).await?;
+            if let Some(guard) = guard {
+                guard.rename(|entry| {
+                    entry.name = Some(database.name.clone());
+                    entry.class.clone_from(&database.class);
+                });
+                database.protected = guard.protection().is_ok();
+            }
+            Ok(database)
+        }
+        .boxed()
+    }
+
+    fn status(&self, request: v1::GetStatusRequest) -> Answer<'_, v1::GetStatusResponse> {
+        async move {
+            let mut status = self.status_now();
+            if let Some(home) = self.homes().await.first()
+                && let Some(daemon) = &mut status.daemon
+            {
+                daemon.host = home.host().to_string();
+            }
+            if !request.database.is_empty() {
+                let called = |db: &v1::DatabaseStatus| {
+                    db.database.as_ref().is_some_and(|db| crate::verbs::is_called(db, &request.database))
+                };
+                status.databases.retain(called);
+                if status.databases.is_empty() {
+                    // Not under care here: what the repository says of it.
+                    let subject = self.subject(&request.database).await?;
+                    status.databases.push(subject.reader().status().await?);
+                    return Ok(status);
+                }
+            }
+            for db in &mut status.databases {
+                let Some(id) = db.database.as_ref().map(|database| database.id.clone()) else { continue };
+                let window = tokio::time::timeout(HISTORY_PATIENCE, self.window_of(&id)).await;
+                if let Ok(Ok((window, gaps))) = window {
+                    (db.window, db.gaps) = (window, gaps);
+                }
+            }
+            Ok(status)
+        }
+        .boxed()
+    }
+
+    fn points(&self, request: v1::ListPointsRequest) -> Parts<v1::ListPointsResponse> {
+        let daemon = Arc::clone(self);
+        async move { Ok(daemon.subject(&request.database).await?.reader().points(request.from, request.to)) }
+            .into_stream()
+            .try_flatten()
+            .boxed()
+    }
+
+    fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse> {
+        async move {
+            let guarded = self.guard(&request.database).is_some_and(|guard| guard.protection().is_ok());
+            let mut history = self.subject(&request.database).await?.reader().history().await?;
+            if let Some(database) = &mut history.database {
+                database.protected = guarded;
+            }
+            Ok(history)
+        }
+        .boxed()
+    }
+
+    fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
+        async move { self.subject(&request.database).await?.reader().resolve(request.target).await }.boxed()
+    }
+
+    fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
+        async move { self.subject(&request.database).await?.reader().plan(request.target).await }.boxed()
+    }
+
+    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
+        let daemon = Arc::clone(self);
+        async move {
+            Ok(daemon.subject(&request.database).await?.reader().restore(request.target, request.to.into()))
+        }
+        .into_stream()
+        .try_flatten()
+        .boxed()
+    }
+
+    fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
+        async move {
+            let position = match request.position.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|error| Failure::usage(format!("{error}")))?),
+            };
+            let timeout = match request.timeout_ms {
+                0 => WAIT_USUAL,
+                ms => Duration::from_millis(ms).min(WAIT_MAX),
+            };
+            let protection = self.must_guard(&request.database)?.protection()?;
+            let reached =
+                protection.wait_durable(position, timeout).await.map_err(|error| Failure::of(&error))?;
+            Ok(v1::WaitDurableResponse { position: reached.to_string() })
+        }
+        .boxed()
+    }
+}
+
+impl Daemon {
+    async fn window_of(self: &Arc<Self>, id: &str) -> Result<(Option<v1::Window>, u64), Failure> {
+        let history = self.subject(id).await?.reader().history().await?;
+        Ok((history.windows.last().cloned(), history.gaps.len() as u64))
+    }
+}
+
+fn entry_of(request: v1::AddDatabaseRequest, told: &Told) -> Result<DatabaseEntry, Failure> {
+    if !request.path.starts_with('/') {
+        return Err(Failure::usage(format!("'{}' is not an absolute path", request.path)));
+    }
+    check_class(&request.class, told)?;
+    let mut entry = DatabaseEntry::of(spelt(Path::new(&request.path)));
+    entry.name = Some(request.name).filter(|name| !name.is_empty());
+    if !request.class.is_empty() {
+        entry.class = request.class;
+    }
+    Ok(entry)
+}
+
+fn check_class(class: &str, told: &Told) -> Result<(), Failure> {
+    if class.is_empty() {
+        return Ok(());
+    }
+    class_named(class, &told.config.classes).map(drop).map_err(Failure::usage)
+}

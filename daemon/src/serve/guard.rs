@@ -1,0 +1,194 @@
+//! One database under the daemon's care: protected, waiting until it can be, or left alone by its class.
+
+use std::sync::{Arc, RwLock};
+
+use everwhen_engine::protect::{self, ProtectOptions, Protection, ProtectionStatus};
+use everwhen_proto::v1;
+
+use super::home::Home;
+use crate::config::{Class, DatabaseEntry, Flush};
+use crate::failure::Failure;
+use crate::wire::{point_out, time_out};
+
+/// What became of a database.
+#[derive(Clone)]
+enum Watch {
+    /// Captured.
+    Running(Arc<Protection>),
+    /// It could not be captured; tried again from time to time.
+    Waiting(Failure),
+    /// Its class is not captured.
+    LeftAlone,
+}
+
+/// See the module.
+pub(crate) struct Guard {
+    /// What was asked for. Its name may change while it is watched.
+    entry: RwLock<DatabaseEntry>,
+    /// Whether it was added by a call, so that a call may remove it.
+    pub(crate) added: bool,
+    /// The repository and state it belongs to.
+    pub(crate) home: Arc<Home>,
+    watch: RwLock<Watch>,
+    captured_class: bool,
+    options: ProtectOptions,
+}
+
+impl Guard {
+    /// Prepares; [`Guard::start`] begins.
+    pub(crate) fn new(
+        entry: DatabaseEntry,
+        class: Option<Class>,
+        added: bool,
+        home: Arc<Home>,
+        flush: &Flush,
+    ) -> Self {
+        let options = home.options_for(&entry, flush);
+        let captured_class = class.is_none_or(|class| class.captured);
+        let watch = if captured_class {
+            Watch::Waiting(Failure::new(
+                everwhen_engine::error::ErrorKind::Failed,
+                "protection has not begun",
+            ))
+        } else {
+            Watch::LeftAlone
+        };
+        Self { entry: RwLock::new(entry), added, home, watch: RwLock::new(watch), captured_class, options }
+    }
+
+    fn watch(&self) -> Watch {
+        self.watch.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, watch: Watch) {
+        *self.watch.write().unwrap_or_else(std::sync::PoisonError::into_inner) = watch;
+    }
+
+    /// What was asked for.
+    pub(crate) fn entry(&self) -> DatabaseEntry {
+        self.entry.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Takes a new name or class into the entry.
+    pub(crate) fn rename(&self, change: impl FnOnce(&mut DatabaseEntry)) {
+        change(&mut self.entry.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// The protection, while it runs.
+    pub(crate) fn protection(&self) -> Result<Arc<Protection>, Failure> {
+        match self.watch() {
+            Watch::Running(protection) => Ok(protection),
+            Watch::Waiting(failure) => Err(failure),
+            Watch::LeftAlone => Err(Failure::new(
+                everwhen_engine::error::ErrorKind::Refused,
+                format!(
+                    "'{}' is of class '{}', which is not captured",
+                    self.entry().name(),
+                    self.entry().class
+                ),
+            )
+            .advise("give it another class with `everwhen databases set`")),
+        }
+    }
+
+    /// Whether it should run and does not.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.watch(), Watch::Waiting(_))
+    }
+
+    /// Begins, or tries again.
+    pub(crate) async fn start(&self) -> Result<(), Failure> {
+        if !self.captured_class {
+            return Ok(());
+        }
+        match Protection::start(self.home.repository.clone(), self.options.clone()).await {
+            Ok(protection) => {
+                self.set(Watch::Running(Arc::new(protection)));
+                Ok(())
+            }
+            Err(error) => {
+                let failure =
+                    Failure::of(&error).while_(format!("cannot protect {}", self.options.source.display()));
+                self.set(Watch::Waiting(failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Ends in order: what is captured becomes durable if the store lets it. Says so if not.
+    pub(crate) async fn stop(&self) {
+        let Watch::Running(protection) = self.watch() else { return };
+        let name = self.entry().name();
+        match protection.stop().await {
+            Ok(status) if status.lag_ms == 0 => tracing::info!("{name}: everything is durable"),
+            Ok(status) => tracing::warn!(
+                "{name}: {} bytes could not be stored; they lie in the spool and go on with the next start",
+                status.spool_bytes
+            ),
+            Err(error) => tracing::error!("{name}: {}", Failure::of(&error).message()),
+        }
+    }
+
+    /// The status, as far as memory knows it.
+    pub(crate) fn status(&self) -> v1::DatabaseStatus {
+        let entry = self.entry();
+        let database = v1::Database {
+            name: entry.name(),
+            path: self.options.source.to_string_lossy().into_owned(),
+            class: entry.class.clone(),
+            store: self.home.url(),
+            protected: false,
+            ..v1::Database::default()
+        };
+        match self.watch() {
+            Watch::Running(protection) => running(protection.status(), database),
+            Watch::Waiting(failure) => v1::DatabaseStatus {
+                database: Some(database),
+                health: v1::Health::Failing.into(),
+                reasons: vec![failure.message()],
+                ..v1::DatabaseStatus::default()
+            },
+            Watch::LeftAlone => v1::DatabaseStatus {
+                reasons: vec![format!("unprotected by choice: class '{}' is not captured", entry.class)],
+                database: Some(database),
+                health: v1::Health::Ok.into(),
+                ..v1::DatabaseStatus::default()
+            },
+        }
+    }
+}
+
+fn running(status: ProtectionStatus, database: v1::Database) -> v1::DatabaseStatus {
+    let point = |point: protect::Point| point_out(point.position, Some(point.time));
+    let page_bytes = |pages: Option<u32>| u64::from(pages.unwrap_or(0));
+    v1::DatabaseStatus {
+        database: Some(v1::Database {
+            id: status.database.map(|id| id.to_string()).unwrap_or_default(),
+            path: status.path.to_string_lossy().into_owned(),
+            protected: true,
+            ..database
+        }),
+        health: match status.health {
+            protect::Health::Ok => v1::Health::Ok,
+            protect::Health::Attention => v1::Health::Attention,
+            protect::Health::Failing => v1::Health::Failing,
+        }
+        .into(),
+        reasons: status.reasons,
+        captured: status.captured.map(point),
+        durable: status.durable.map(point),
+        lag_ms: status.lag_ms,
+        window: None,
+        covered_through: status.covered_through.map(time_out),
+        gaps: status.gaps_total,
+        spool_bytes: status.spool_bytes,
+        queue_bytes: status.queue_bytes,
+        transactions_total: status.transactions_total,
+        segments_total: status.segments_total,
+        stored_bytes_total: status.stored_bytes_total,
+        base: status.base.pages_total.map(|total| v1::BaseProgress {
+            done_pages: page_bytes(status.base.pages_done),
+            total_pages: u64::from(total),
+        }),
+    }
+}

@@ -1,0 +1,87 @@
+//! One repository with its local state: where a daemon's databases live.
+
+use std::path::PathBuf;
+
+use everwhen_engine::ids::HostId;
+use everwhen_engine::protect::ProtectOptions;
+use everwhen_engine::repository::Repository;
+
+use crate::config::{Config, DatabaseEntry, Flush};
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::reader;
+use crate::state::Lock;
+
+/// See the module.
+pub(crate) struct Home {
+    /// Where it is.
+    pub(crate) place: Place,
+    /// What holds the history.
+    pub(crate) repository: Repository,
+    host: HostId,
+    host_name: String,
+    _lock: Lock,
+}
+
+impl Home {
+    /// Takes the state folder for this process and opens the repository, made if it was not there.
+    pub(crate) async fn open(place: Place, config: &Config) -> Result<Self, Failure> {
+        place.state.make()?;
+        let lock = place.state.lock()?;
+        let host = place.state.host()?;
+        let repository = reader::open_or_create(&place.store, config).await?;
+        Ok(Self { place, repository, host, host_name: host_name(), _lock: lock })
+    }
+
+    /// The repository's URL.
+    pub(crate) fn url(&self) -> String {
+        reader::url(&self.repository)
+    }
+
+    /// This installation.
+    pub(crate) fn host(&self) -> HostId {
+        self.host
+    }
+
+    /// How the engine shall protect a database here.
+    pub(crate) fn options_for(&self, entry: &DatabaseEntry, flush: &Flush) -> ProtectOptions {
+        let name = entry.name();
+        let state = self.place.state.path().join(folder_name(&name, &reader::id(&self.repository)));
+        let mut options =
+            ProtectOptions::new(entry.path.clone(), name, state, self.host, self.host_name.clone());
+        options.class.clone_from(&entry.class);
+        options.sqlite.convert_to_wal = entry.convert_to_wal;
+        options.flush_interval = flush.interval.unwrap_or(options.flush_interval);
+        options.segment_bytes = flush.segment_bytes.unwrap_or(options.segment_bytes);
+        options.memory_queue_bytes = flush.queue_bytes.unwrap_or(options.memory_queue_bytes);
+        options.spool_bytes = flush.spool_bytes.unwrap_or(options.spool_bytes);
+        options
+    }
+}
+
+/// A folder for a database's state. It is known before the database has an id, and another repository's database of
+/// the same name has another one.
+fn folder_name(name: &str, repository: &str) -> PathBuf {
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' })
+        .take(80)
+        .collect();
+    format!("{plain}-{repository}").into()
+}
+
+/// This machine, as people call it.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_name_stays_in_its_folder() {
+        assert_eq!(folder_name("../../etc/x y", "ab"), PathBuf::from("______etc_x_y-ab"));
+        assert!(!host_name().is_empty());
+    }
+}

@@ -1,0 +1,392 @@
+//! Lets the log be reset: the pin's moves, in their one order, and when they are made.
+//!
+//! *Quiet cycle*: advance, PASSIVE checkpoint, advance. If all is backfilled then, the new pin is on slot 0 and the next
+//! commit resets the log. No writer ever waits. *Hand-over*: a pin on slot 0 makes the application's own checkpoints
+//! futile and dear, so it is exchanged for a marked one at the first frame of the new generation. *Hard limit*: the same
+//! cycle with the write lock held. *Waiting checkpoint*: when an application's blocking checkpoint waits for our pin, we
+//! advance until it is through.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::wal::CheckpointMode;
+
+use super::files;
+use super::{SqliteSource, Trouble};
+use crate::capture::sink::Sink;
+use crate::capture::sqlite::SqliteSourceError;
+use crate::time::Timestamp;
+
+/// Between two attempts to leave slot 0.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(1);
+/// Between two quiet cycles: more of them only cost fsyncs.
+const CYCLE_PAUSE: Duration = Duration::from_millis(50);
+/// The same when commits come too close together for a quiet moment.
+const RESTLESS_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between cycles of an idle log that another reader keeps from being backfilled.
+const CYCLE_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Between two looks for a checkpoint that waits for us.
+const PROBE_PAUSE: Duration = Duration::from_millis(10);
+/// The same once there seems to be one.
+const WAITING_PAUSE: Duration = Duration::from_millis(2);
+/// How long the write lock is asked for, and how often.
+const LOCK_PATIENCE: Duration = Duration::from_millis(50);
+const LOCK_PAUSE: Duration = Duration::from_micros(30);
+/// How long the checkpoint under the write lock is repeated.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a user who may only read lets go at a time.
+const UNPINNED_MAX: Duration = Duration::from_millis(30);
+/// Between two forced cycles; doubles while they fail.
+const HARD_PAUSE: Duration = Duration::from_millis(100);
+const HARD_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// When what was done last, and when it is due again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    last_commit: Instant,
+    last_cycle: Instant,
+    next_cycle: Instant,
+    cycle_pause: Duration,
+    next_hard: Instant,
+    hard_pause: Duration,
+    next_probe: Instant,
+    /// Successive probes that saw a checkpoint blocking writers.
+    waiting: u32,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            last_commit: now,
+            last_cycle: now,
+            next_cycle: now,
+            cycle_pause: CYCLE_PAUSE,
+            next_hard: now,
+            hard_pause: HARD_PAUSE,
+            next_probe: now,
+            waiting: 0,
+        }
+    }
+
+    pub(super) fn committed(&mut self, now: Instant) {
+        self.last_commit = now;
+        self.cycle_pause = CYCLE_PAUSE;
+        self.next_cycle = self.next_cycle.min(now + CYCLE_PAUSE);
+    }
+}
+
+type Step<E> = Result<(), Trouble<E>>;
+
+impl SqliteSource {
+    /// Does what is due.
+    pub(super) fn maintain<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        now: Instant,
+        transactions: &mut u64,
+    ) -> Step<S::Error> {
+        if self.is_at_rest() {
+            return Ok(());
+        }
+        let Some(look) = self.look()? else {
+            // Its writer may have died: SQLite repairs the index when a read transaction begins.
+            return self.when_cycle_is_due(now, |source| source.advance(sink, transactions).map(|_| ()));
+        };
+        self.set_seen_backfilled(look.backfilled);
+        if self.maybe_slot_zero && look.head.frames > look.backfilled {
+            return self.advance(sink, transactions).map(|_| ());
+        }
+        if Arc::strong_count(&self.held_images) > 1 || self.is_at_rest() {
+            return Ok(());
+        }
+        if self.checkpoint_waits(now) {
+            return self.advance(sink, transactions).map(|_| ());
+        }
+        let read_only = self.links.as_ref().is_none_or(|links| links.read_only);
+        let hard = self.options.hard_frames.is_some_and(|hard| look.head.frames >= hard);
+        if hard && now >= self.pace.next_hard {
+            let done = if read_only {
+                self.unpinned_cycle(sink, transactions)?
+            } else {
+                self.forced_cycle(sink, transactions)?
+            };
+            let pause = if done { HARD_PAUSE } else { (self.pace.hard_pause * 2).min(HARD_PAUSE_MAX) };
+            (self.pace.hard_pause, self.pace.next_hard) = (pause, Instant::now() + pause);
+            return Ok(());
+        }
+        if now >= self.next_cycle(look.head.frames) {
+            return self.quiet_cycle(sink, now, transactions);
+        }
+        Ok(())
+    }
+
+    fn when_cycle_is_due<E>(&mut self, now: Instant, act: impl FnOnce(&mut Self) -> Step<E>) -> Step<E> {
+        if now < self.pace.next_cycle {
+            return Ok(());
+        }
+        self.pace.next_cycle = now + CYCLE_PAUSE;
+        act(self)
+    }
+
+    /// Checkpoints change only this number of the head; it alone is no reason to capture.
+    #[expect(clippy::host_endian_bytes, reason = "the wal-index is in the machine's own byte order")]
+    fn set_seen_backfilled(&mut self, backfilled: u32) {
+        if let Some(place) = self.seen.last_chunk_mut::<4>() {
+            *place = backfilled.to_ne_bytes();
+        }
+    }
+
+    /// When the next quiet cycle may be tried, for a log of so many frames.
+    fn next_cycle(&self, frames: u32) -> Instant {
+        let soft = self.options.soft_frames;
+        let quiet = match frames {
+            _ if frames < soft => self.options.idle,
+            // There was no quiet moment: right after a commit is the best one then, and fails at worst.
+            _ if frames >= soft.saturating_add(soft / 2) => {
+                return self.pace.next_cycle.max(self.pace.last_cycle + RESTLESS_PAUSE);
+            }
+            _ => self.options.quiet,
+        };
+        (self.pace.last_commit + quiet).max(self.pace.next_cycle)
+    }
+
+    /// When something will be due.
+    pub(super) fn next_due(&self, now: Instant) -> Instant {
+        if self.is_at_rest() {
+            return now + Duration::from_secs(60);
+        }
+        if self.maybe_slot_zero && self.place.frame > self.seen_backfilled() {
+            return now + HAND_OVER_PAUSE;
+        }
+        let held = Arc::strong_count(&self.held_images) > 1;
+        let probe = if self.pace.waiting > 0 { self.pace.next_probe } else { now + PROBE_PAUSE * 2 };
+        if held { probe } else { probe.min(self.next_cycle(self.place.frame).max(now)) }
+    }
+
+    /// Whether an application's checkpoint blocks all writers and waits, most likely for us: seen at two probes.
+    fn checkpoint_waits(&mut self, now: Instant) -> bool {
+        if now < self.pace.next_probe {
+            return false;
+        }
+        let Some(links) = &self.links else { return false };
+        if files::checkpoint_blocks_writers(&links.index) {
+            self.pace.waiting = self.pace.waiting.saturating_add(1);
+            self.pace.next_probe = now + WAITING_PAUSE;
+        } else {
+            self.pace.waiting = 0;
+            self.pace.next_probe = now + PROBE_PAUSE;
+        }
+        self.pace.waiting >= 2
+    }
+
+    /// The only way the pin ever moves. The order is the proof: begin, then read what is published, capture it, and
+    /// only then end the old transaction. `false` when the pin stayed where it was.
+    fn advance<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Result<bool, Trouble<S::Error>> {
+        let before = self.look()?;
+        let Some(links) = &self.links else { return Ok(false) };
+        if !links.begin_free()? {
+            return Ok(false);
+        }
+        match self.catch_up(sink, before, transactions) {
+            Ok(Some(slot_zero)) => {
+                if let Some(links) = &mut self.links {
+                    links.exchange()?;
+                }
+                self.maybe_slot_zero = slot_zero;
+                Ok(true)
+            }
+            other => {
+                if let Some(links) = &self.links {
+                    links.end_free()?;
+                }
+                other.map(|_| false)
+            }
+        }
+    }
+
+    /// Captures what is published now that the new pin has begun; says whether that pin may be on slot 0.
+    ///
+    /// Slot 0 is taken only when everything is backfilled. Both the number of frames and of backfilled ones only grow in
+    /// a generation: fewer backfilled after the beginning than frames before it means that it was not so.
+    fn catch_up<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        before: Option<super::Look>,
+        transactions: &mut u64,
+    ) -> Result<Option<bool>, Trouble<S::Error>> {
+        let looked = Timestamp::now();
+        let Some(after) = self.look()? else { return Ok(None) };
+        *transactions += self.capture(sink, after.head, looked)?;
+        let marked = before.is_some_and(|before| {
+            before.head.salts == after.head.salts && after.backfilled < before.head.frames
+        });
+        if !marked {
+            self.secure(sink)?;
+        }
+        Ok(Some(!marked))
+    }
+
+    /// Has the sink secure what was captured, unless it has.
+    fn secure<S: Sink>(&mut self, sink: &mut S) -> Step<S::Error> {
+        if self.secured != Some(self.place) {
+            sink.secure().map_err(Trouble::Sink)?;
+            self.secured = Some(self.place);
+        }
+        Ok(())
+    }
+
+    fn quiet_cycle<S: Sink>(&mut self, sink: &mut S, now: Instant, transactions: &mut u64) -> Step<S::Error> {
+        self.pace.last_cycle = now;
+        self.pace.next_cycle = now + self.pace.cycle_pause;
+        // Before the pin moves, so that it does not stand on slot 0 while the sink works.
+        self.secure(sink)?;
+        if !self.advance(sink, transactions)? {
+            return Ok(());
+        }
+        if self.backfill()? {
+            self.advance(sink, transactions)?;
+        }
+        let done = self.look()?.is_some_and(super::Look::is_backfilled) && self.maybe_slot_zero;
+        let idle = now.duration_since(self.pace.last_commit) >= self.options.idle;
+        self.pace.cycle_pause =
+            if done || !idle { CYCLE_PAUSE } else { (self.pace.cycle_pause * 2).min(CYCLE_PAUSE_MAX) };
+        self.pace.next_cycle = Instant::now() + self.pace.cycle_pause;
+        Ok(())
+    }
+
+    /// Copies captured frames into the database file, as far as SQLite lets us. `false` when there was nothing to do.
+    fn backfill(&self) -> super::Result<bool> {
+        let Some(links) = &self.links else { return Ok(false) };
+        if self.look()?.is_some_and(super::Look::is_backfilled) {
+            return Ok(!self.maybe_slot_zero);
+        }
+        if links.read_only {
+            return Ok(true);
+        }
+        match links.checkpointer.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE) {
+            Ok(_) => {}
+            Err(error) if is_busy(&error) => {}
+            // A full disk, say. The log then stays and grows; capture goes on.
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the log could not be checkpointed");
+            }
+        }
+        Ok(true)
+    }
+
+    /// The quiet cycle with the write lock held. Whether all was backfilled.
+    fn forced_cycle<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
+        *transactions += self.capture_published(sink)?;
+        self.secure(sink)?;
+        if !self.take_write_lock()? {
+            return Ok(false);
+        }
+        let outcome = self.cycle_under_lock(sink, transactions);
+        self.give_write_lock_back()?;
+        outcome
+    }
+
+    /// For a user who may only read. Such a pin cannot be set at the newest commit, and applications checkpoint right
+    /// after a commit: the log would never be backfilled to its end, and grow for ever. So past the hard limit we let go
+    /// for a moment, and pin again once all is backfilled. As long as the salts stay what they were, nothing was reset
+    /// and nothing is lost; if the log is reset in that moment, commits may be missing, and that is said.
+    fn unpinned_cycle<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
+        *transactions += self.capture_published(sink)?;
+        self.secure(sink)?;
+        if let Some(links) = &self.links {
+            links.unpin()?;
+        }
+        let outcome = self.follow_unpinned(sink, transactions);
+        if let Some(links) = &self.links {
+            links.pin_again(self.options.patience)?;
+        }
+        // What is published now was published, and is kept, under the new pin.
+        self.maybe_slot_zero = false;
+        let done = outcome?;
+        let looked = Timestamp::now();
+        if let Some(look) = self.look()? {
+            *transactions += self.capture(sink, look.head, looked)?;
+        }
+        self.maybe_slot_zero = true;
+        self.secure(sink)?;
+        Ok(done)
+    }
+
+    /// Captures while nothing is pinned, until all is backfilled or the time is over.
+    fn follow_unpinned<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
+        // A reset is no ordinary thing now.
+        self.maybe_slot_zero = false;
+        let started = Instant::now();
+        while started.elapsed() < UNPINNED_MAX {
+            let looked = Timestamp::now();
+            if let Some(look) = self.look()? {
+                *transactions += self.capture(sink, look.head, looked)?;
+                if look.is_backfilled() {
+                    return Ok(true);
+                }
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Ok(false)
+    }
+
+    /// Whether all was backfilled.
+    fn cycle_under_lock<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<bool, Trouble<S::Error>> {
+        if !self.advance(sink, transactions)? {
+            return Ok(false);
+        }
+        let started = Instant::now();
+        loop {
+            self.backfill()?;
+            let done = self.look()?.is_some_and(super::Look::is_backfilled);
+            if done || started.elapsed() >= CHECKPOINT_PATIENCE {
+                self.advance(sink, transactions)?;
+                return Ok(done);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    fn take_write_lock(&self) -> super::Result<bool> {
+        let Some(links) = &self.links else { return Ok(false) };
+        let started = Instant::now();
+        loop {
+            match links.locker.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([])) {
+                Ok(_) => return Ok(true),
+                Err(error) if is_busy(&error) && started.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(error) if is_busy(&error) => return Ok(false),
+                Err(source) => {
+                    let path = self.path.clone();
+                    return Err(SqliteSourceError::Sqlite { path, doing: "take its write lock", source });
+                }
+            }
+        }
+    }
+
+    fn give_write_lock_back(&self) -> super::Result<()> {
+        self.links.as_ref().map_or(Ok(()), |links| super::links::end(&self.path, &links.locker))
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, FileLockingProtocolFailed};
+    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | FileLockingProtocolFailed))
+}

@@ -1,0 +1,42 @@
+//! Named points at which the crash tests kill the process, as `kill -9` would.
+//!
+//! Only with the feature `failpoints`; otherwise [`hit`] is nothing. `EVERWHEN_FAILPOINT=name` kills at the first
+//! passage of that point, `name:3` at the third. [`ALL`] is the list the crash tests walk through.
+
+/// Every point there is, in the order in which a protected commit passes them.
+pub const ALL: &[&str] = &[
+    "timeline_before_claim",
+    "timeline_after_claim",
+    "part_closed",
+    "journal_appended",
+    "part_spooled",
+    "segment_before_put",
+    "segment_after_put",
+    "spool_after_delete",
+    "pack_after_put",
+    "base_before_manifest",
+    "base_after_manifest",
+    "table_before_rename",
+    "table_after_rename",
+];
+
+/// Dies here when the environment asks for this point.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &'static str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    debug_assert!(ALL.contains(&name), "failpoint {name} is not in the list");
+    let Ok(wanted) = std::env::var("EVERWHEN_FAILPOINT") else { return };
+    let (point, count) =
+        wanted.split_once(':').map_or((wanted.as_str(), 1), |(p, n)| (p, n.parse().unwrap_or(1)));
+    if point == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == count {
+        eprintln!("failpoint {name}: dying");
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}
+
+/// Nothing, in a program that people run.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &'static str) {}

@@ -1,0 +1,223 @@
+//! Makes bases: full images at one position, in chunks shared with the base before.
+//!
+//! The image is read under a pin of its own, compressed and packed; packs go to the store while the reading goes on. When
+//! the store is slower than the disk, finished packs wait in the spool folder, so the pin never waits for the store.
+//! The manifest comes last: a base exists when its manifest does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::base::{BaseBuilder, CHUNK_BYTES, Manifest, Pack};
+use crate::capture::sink::Image;
+use crate::failpoint;
+use crate::history::Point;
+use crate::ids::{DatabaseId, Digest, Position};
+use crate::page::{PageHash, PageNo, StateChecksum};
+use crate::protect::error::ProtectError;
+use crate::protect::ship::chain;
+use crate::protect::status::Board;
+use crate::repository::{Repository, RepositoryError};
+use crate::store::keys::BaseKey;
+
+/// Packs that may wait in memory for the store; more wait on disk.
+const PACKS_IN_MEMORY: usize = 2;
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// One base to be made.
+pub(crate) struct BaseJob {
+    pub(crate) repository: Repository,
+    pub(crate) database: DatabaseId,
+    pub(crate) point: Point,
+    /// The state that was captured there; the image must have it.
+    pub(crate) state: StateChecksum,
+    pub(crate) image: Box<dyn Image>,
+    /// The base before, whose chunks are referenced where they are the same.
+    pub(crate) previous: Option<Arc<Manifest>>,
+    pub(crate) board: Board,
+    /// Where packs wait for a slow store.
+    pub(crate) scratch: PathBuf,
+}
+
+enum ReadyPack {
+    Memory(Digest, bytes::Bytes),
+    File(Digest, PathBuf),
+}
+
+impl BaseJob {
+    /// Makes the base. Store errors are waited out; an image that is not what was captured is an error.
+    pub(crate) async fn run(self) -> Result<Arc<Manifest>, ProtectError> {
+        let (database, point, repository, board) =
+            (self.database, self.point, self.repository.clone(), self.board.clone());
+        let scratch = self.scratch.clone();
+        let (near, mut packs) = mpsc::unbounded_channel();
+        let in_memory = Arc::new(tokio::sync::Semaphore::new(PACKS_IN_MEMORY));
+        let slots = Arc::clone(&in_memory);
+        let reading = tokio::task::spawn_blocking(move || self.read(&near, &slots));
+        while let Some(pack) = packs.recv().await {
+            let (digest, bytes, file): (Digest, bytes::Bytes, _) = match pack {
+                ReadyPack::Memory(digest, bytes) => (digest, bytes, None),
+                ReadyPack::File(digest, path) => {
+                    let read = tokio::fs::read(&path).await;
+                    (digest, read.map_err(|source| state_error(&scratch, source))?.into(), Some(path))
+                }
+            };
+            put_until_durable(&board, || repository.put_pack(database, digest, bytes.clone().into())).await;
+            board.update(|status| status.stored_bytes_total += bytes.len() as u64);
+            failpoint::hit("pack_after_put");
+            match file {
+                Some(path) => drop(std::fs::remove_file(path)),
+                None => in_memory.add_permits(1),
+            }
+        }
+        let manifest = match reading.await {
+            Ok(read) => Arc::new(read?),
+            Err(died) => return Err(ProtectError::TaskDied { what: died.to_string() }),
+        };
+        let bytes: bytes::Bytes = manifest.encode()?.into();
+        let digest = repository.hasher(database).digest(&bytes);
+        let key = BaseKey { database, position: point.position, digest };
+        failpoint::hit("base_before_manifest");
+        put_until_durable(&board, || repository.put_base(&key, bytes.clone().into())).await;
+        failpoint::hit("base_after_manifest");
+        board.update(|status| {
+            status.base.newest = Some(point);
+            (status.base.pages_done, status.base.pages_total) = (None, None);
+            status.stored_bytes_total += bytes.len() as u64;
+        });
+        Ok(manifest)
+    }
+
+    /// Reads the image through, under its pin. Blocking.
+    fn read(
+        mut self,
+        packs: &mpsc::UnboundedSender<ReadyPack>,
+        slots: &tokio::sync::Semaphore,
+    ) -> Result<Manifest, ProtectError> {
+        let (page_size, count) = (self.image.page_size(), self.image.page_count());
+        let hasher = self.repository.hasher(self.database);
+        let (position, time) = (self.point.position, self.point.time);
+        let mut builder = BaseBuilder::new(hasher, self.database, position, time, page_size);
+        if let Some(previous) = &self.previous {
+            builder.reuse(previous);
+        }
+        let chunk_pages = (CHUNK_BYTES / page_size.bytes()) as u32;
+        let mut state = StateChecksum::EMPTY;
+        let mut chunk = Vec::with_capacity(chunk_pages as usize * page_size.bytes());
+        let mut number = 1;
+        while number <= count {
+            let end = number.saturating_add(chunk_pages).min(count + 1);
+            chunk.clear();
+            chunk.resize((end - number) as usize * page_size.bytes(), 0);
+            for (page, slot) in
+                (number..end).filter_map(PageNo::new).zip(chunk.chunks_exact_mut(page_size.bytes()))
+            {
+                match self.image.read(page, slot).map_err(|source| self.image_error(source))? {
+                    Some(()) => state = state.with(PageHash::of(page, slot)),
+                    None => slot.fill(0),
+                }
+            }
+            if let Some(pack) = builder.chunk(&chunk)? {
+                self.hand_over(pack, packs, slots)?;
+            }
+            self.board.update(|s| (s.base.pages_done, s.base.pages_total) = (Some(end - 1), Some(count)));
+            number = end;
+        }
+        if state != self.state {
+            return Err(ProtectError::ImageDiffers { position: self.point.position });
+        }
+        let (last, manifest) = builder.finish(count, state)?;
+        if let Some(pack) = last {
+            self.hand_over(pack, packs, slots)?;
+        }
+        Ok(manifest)
+    }
+
+    fn hand_over(
+        &self,
+        pack: Pack,
+        packs: &mpsc::UnboundedSender<ReadyPack>,
+        slots: &tokio::sync::Semaphore,
+    ) -> Result<(), ProtectError> {
+        let ready = if let Ok(permit) = slots.try_acquire() {
+            permit.forget();
+            ReadyPack::Memory(pack.digest, pack.bytes.into())
+        } else {
+            let path = self.scratch.join(format!("pack-{}.partial", pack.digest));
+            std::fs::write(&path, &pack.bytes).map_err(|source| self.image_error(source))?;
+            ReadyPack::File(pack.digest, path)
+        };
+        packs.send(ready).map_err(|_| ProtectError::TaskDied { what: "base upload".into() })
+    }
+
+    fn image_error(&self, source: std::io::Error) -> ProtectError {
+        state_error(&self.scratch, source)
+    }
+}
+
+fn state_error(folder: &Path, source: std::io::Error) -> ProtectError {
+    ProtectError::State { folder: folder.to_owned(), source }
+}
+
+/// Sweeps what an earlier process left of a base.
+pub(crate) fn sweep(scratch: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(scratch)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("pack-") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+async fn put_until_durable<F, T, P>(board: &Board, put: F)
+where
+    F: Fn() -> T,
+    T: Future<Output = Result<P, RepositoryError>>,
+{
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match put().await {
+            Ok(_) => {
+                board.store_trouble(None);
+                return;
+            }
+            Err(error) => {
+                board.store_trouble(Some(format!("cannot store a base: {}", chain(&error))));
+                tracing::warn!(error = %chain(&error), "cannot store a base, trying again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// Whether the log since the last base has grown past what a restore should replay.
+///
+/// A new base when it passes a million page versions and a quarter of the base's stored bytes, whichever is later.
+pub(crate) fn is_due(log_versions: u64, log_bytes: u64, base_bytes: u64) -> bool {
+    log_versions >= 1_000_000 && log_bytes >= base_bytes / 4
+}
+
+/// The base a position's history begins from, for the first chunk-sharing base after a start.
+pub(crate) async fn newest_manifest(
+    repository: &Repository,
+    database: DatabaseId,
+    upto: Position,
+) -> Option<Arc<Manifest>> {
+    let bases = repository.bases(database).await.ok()?;
+    let newest = bases
+        .into_iter()
+        .map(|(key, _)| key)
+        .filter(|key| key.position <= upto)
+        .max_by_key(|key| key.position)?;
+    let bytes = repository.get_base(&newest).await.ok()?;
+    Manifest::decode(&bytes).ok().map(Arc::new)
+}
+
+/// Bytes of a base in the store, shared chunks included.
+pub(crate) fn stored_bytes(manifest: &Manifest) -> u64 {
+    manifest.chunks.iter().map(|chunk| u64::from(chunk.len)).sum()
+}

@@ -1,0 +1,369 @@
+//! Where protection begins: the decision at every start, and after everything that broke the thread.
+//!
+//! | what is known | what is done |
+//! | --- | --- |
+//! | nothing, here or in the repository | a new database, timeline 1, its first transaction given by a base |
+//! | the journal, and the repository is where it says (or the spool goes on from there) | go on with the same timeline |
+//! | the journal is gone, or behind the repository | the next timeline, forked at the repository's last state |
+//!
+//! Then the source is asked whether its log goes on from there. If not, the page table tells the difference, which is
+//! one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
+
+use std::path::Path;
+
+use crate::base::Manifest;
+use crate::error::Explain;
+use crate::failpoint;
+use crate::ids::{DatabaseId, Position, TimelineId, TxId};
+use crate::page::{PageNo, PageSize, StateChecksum};
+use crate::protect::ProtectOptions;
+use crate::protect::base;
+use crate::protect::error::ProtectError;
+use crate::protect::frames::PartBody;
+use crate::protect::journal::{Journal, Mark};
+use crate::protect::outbox::Part;
+use crate::protect::spool::{Spool, SpooledPart};
+use crate::protect::table::PageTable;
+use crate::repository::{Claim, ClaimRequest, DatabaseRecord, NewDatabase, Repository};
+use crate::segment::{Prologue, chain_start};
+use crate::store::keys::SegmentKey;
+use crate::time::Timestamp;
+use crate::transaction::Transaction;
+
+/// Where the log goes on.
+pub(crate) struct Beginning {
+    pub(crate) mark: Mark,
+    /// The page table there; `None` when the state is not known locally.
+    pub(crate) table: Option<PageTable>,
+    /// The state there as the repository knows it; `None` at the start of a history.
+    pub(crate) state: Option<StateChecksum>,
+    /// Parts of the spool that the repository does not have.
+    pub(crate) spooled: Vec<Part>,
+    /// Whether the repository has a base from which the present timeline can be replayed.
+    pub(crate) has_base: bool,
+    /// Stored bytes of the newest base.
+    pub(crate) base_bytes: u64,
+    /// To be told to the operator.
+    pub(crate) note: Option<String>,
+}
+
+/// Finds where to begin. Blocking: called on the capture thread.
+pub(crate) async fn begin(
+    repository: &Repository,
+    options: &ProtectOptions,
+    source: &Path,
+) -> Result<Beginning, ProtectError> {
+    let state_error = |source| ProtectError::State { folder: options.state.clone(), source };
+    let recovered = Journal::recover(&options.state).map_err(state_error)?;
+    let known = recovered.as_ref().and_then(|found| found.marks().next().cloned());
+    let Some(oldest) = known else { return begin_without_journal(repository, options, source).await };
+    if repository.database(oldest.database).await?.is_none() {
+        return Err(ProtectError::ForeignState { folder: options.state.clone(), database: oldest.database });
+    }
+    let ours = repository
+        .timeline(oldest.database, oldest.timeline)
+        .await?
+        .is_some_and(|claim| claim.nonce == oldest.claim);
+    let tip = match oldest.tx {
+        Some(from) if ours => contiguous_tip(repository, oldest.database, oldest.timeline, from).await?,
+        _ => oldest.tx,
+    };
+    let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
+    let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
+    let end = spooled.last().map(|part| part.range.last()).or(tip);
+    let resumed = recovered.zip(end).filter(|_| ours).and_then(|(found, end)| found.at(end, never_stored));
+    let Some((mark, table)) = resumed else {
+        let why = "the local state was lost or is older than the repository";
+        return fork_at_tip(repository, options, oldest.database, why).await;
+    };
+    let spooled = spooled.into_iter().map(read_part).collect::<Result<_, _>>().map_err(state_error)?;
+    let (has_base, base_bytes) = base_of(repository, mark.database, mark.timeline).await?;
+    let state = Some(table.state());
+    Ok(Beginning { mark, table: Some(table), state, spooled, has_base, base_bytes, note: None })
+}
+
+async fn begin_without_journal(
+    repository: &Repository,
+    options: &ProtectOptions,
+    source: &Path,
+) -> Result<Beginning, ProtectError> {
+    let source = source.display().to_string();
+    match repository.database_named(&options.name).await? {
+        Some(record) if record.source == source => {
+            fork_at_tip(
+                repository,
+                options,
+                record.id,
+                "no local state: another host, or a lost state folder",
+            )
+            .await
+        }
+        Some(record) => Err(name_taken(options, &record)),
+        None => {
+            let database = repository.register_database(NewDatabase {
+                name: options.name.clone(),
+                source,
+                engine: "sqlite".into(),
+                class: options.class.clone(),
+                host: options.host,
+                host_name: options.host_name.clone(),
+            });
+            let database = database.await?.id;
+            let claim =
+                claim(repository, options, database, TimelineId::FIRST, None, "protection began").await?;
+            Ok(Beginning {
+                mark: first_mark(database, claim),
+                table: None,
+                state: None,
+                spooled: Vec::new(),
+                has_base: false,
+                base_bytes: 0,
+                note: None,
+            })
+        }
+    }
+}
+
+fn name_taken(options: &ProtectOptions, record: &DatabaseRecord) -> ProtectError {
+    ProtectError::NameTaken {
+        name: options.name.clone(),
+        other: format!("{} on {}", record.source, record.host_name),
+    }
+}
+
+fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 16])) -> Mark {
+    Mark {
+        database,
+        timeline,
+        claim: nonce,
+        tx: None,
+        time: Timestamp::from_micros(0),
+        chain: chain_start(database, timeline),
+        page_size: PageSize::MIN,
+        image_pages: 0,
+        log_versions: 0,
+        log_bytes: 0,
+        resume: Vec::new(),
+    }
+}
+
+/// Claims the next free timeline from `wanted` on.
+async fn claim(
+    repository: &Repository,
+    options: &ProtectOptions,
+    database: DatabaseId,
+    mut wanted: TimelineId,
+    parent: Option<Position>,
+    why: &str,
+) -> Result<(TimelineId, [u8; 16]), ProtectError> {
+    failpoint::hit("timeline_before_claim");
+    loop {
+        let request = ClaimRequest {
+            parent,
+            why: why.to_owned(),
+            host: options.host,
+            host_name: options.host_name.clone(),
+            at: Timestamp::now(),
+        };
+        match repository.claim_timeline(database, wanted, request).await? {
+            Claim::Won(timeline) => {
+                failpoint::hit("timeline_after_claim");
+                return Ok((timeline.id, timeline.nonce));
+            }
+            Claim::TakenBy(_) => wanted = wanted.next(),
+        }
+    }
+}
+
+/// The last transaction of the run of segments that follows `from` without a hole.
+async fn contiguous_tip(
+    repository: &Repository,
+    database: DatabaseId,
+    timeline: TimelineId,
+    from: TxId,
+) -> Result<Option<TxId>, ProtectError> {
+    let mut tip = from;
+    for (key, _) in repository.segments(database, timeline, Some(from)).await? {
+        if key.range.first() <= tip.next() {
+            tip = tip.max(key.range.last());
+        }
+    }
+    Ok(Some(tip))
+}
+
+/// The parts that go on from `tip` without a hole; older ones are durable already and are deleted.
+fn continuing_parts(parts: Vec<SpooledPart>, tip: Option<TxId>) -> Vec<SpooledPart> {
+    let mut next = tip.map_or(TxId::FIRST, TxId::next);
+    let mut continuing = Vec::new();
+    for part in parts {
+        if part.range.first() == next {
+            next = part.range.last().next();
+            continuing.push(part);
+        } else if part.range.last() < next {
+            let _ = std::fs::remove_file(&part.path);
+        }
+    }
+    continuing
+}
+
+fn read_part(part: SpooledPart) -> std::io::Result<Part> {
+    let bytes = std::fs::read(&part.path)?;
+    let prologue = Prologue::parse(&bytes).map_err(std::io::Error::other)?;
+    let header = &prologue.header;
+    Ok(Part {
+        range: header.range,
+        from: header.from,
+        to: header.to,
+        flags: header.flags,
+        body: PartBody::File { path: part.path, len: part.bytes },
+    })
+}
+
+async fn base_of(
+    repository: &Repository,
+    database: DatabaseId,
+    timeline: TimelineId,
+) -> Result<(bool, u64), ProtectError> {
+    let bases = repository.bases(database).await?;
+    let newest =
+        bases.iter().filter(|(key, _)| key.position.timeline <= timeline).max_by_key(|(key, _)| key.position);
+    let Some((key, _)) = newest else { return Ok((false, 0)) };
+    let manifest = Manifest::decode(&repository.get_base(key).await?)?;
+    let stored = base::stored_bytes(&manifest);
+    Ok((true, stored))
+}
+
+/// A new timeline that begins at the last state of the newest one.
+async fn fork_at_tip(
+    repository: &Repository,
+    options: &ProtectOptions,
+    database: DatabaseId,
+    why: &str,
+) -> Result<Beginning, ProtectError> {
+    let timelines = repository.timelines(database).await?;
+    let newest = timelines.iter().map(|timeline| timeline.id).max();
+    let wanted = newest.map_or(TimelineId::FIRST, TimelineId::next);
+    let tip = last_state(repository, database, &timelines.iter().map(|t| t.id).collect::<Vec<_>>()).await?;
+    let parent = tip.as_ref().map(|(position, ..)| *position);
+    let mark = first_mark(database, claim(repository, options, database, wanted, parent, why).await?);
+    let (has_base, base_bytes) = base_of(repository, database, mark.timeline).await?;
+    let note = format!("a new timeline {} was begun: {why}", mark.timeline);
+    let Some((position, last, page_size)) = tip else {
+        let mut beginning = Beginning {
+            mark,
+            table: None,
+            state: None,
+            spooled: Vec::new(),
+            has_base,
+            base_bytes,
+            note: None,
+        };
+        beginning.note = Some(note);
+        return Ok(beginning);
+    };
+    let mark =
+        Mark { tx: Some(position.tx), time: last.time, page_size, image_pages: last.image_pages, ..mark };
+    Ok(Beginning {
+        mark,
+        table: None,
+        state: Some(last.state),
+        spooled: Vec::new(),
+        has_base,
+        base_bytes,
+        note: Some(note),
+    })
+}
+
+/// The last transaction of the newest timeline that has any, with its page size.
+async fn last_state(
+    repository: &Repository,
+    database: DatabaseId,
+    timelines: &[TimelineId],
+) -> Result<Option<(Position, Transaction, PageSize)>, ProtectError> {
+    for &timeline in timelines.iter().rev() {
+        let segments = repository.segments(database, timeline, None).await?;
+        let Some((key, _)) = segments.iter().max_by_key(|(key, _)| key.range.last()) else { continue };
+        let (transactions, page_size) = transactions_of(repository, key).await?;
+        if let Some(last) = transactions.last() {
+            return Ok(Some((Position::new(timeline, last.tx), *last, page_size)));
+        }
+    }
+    Ok(None)
+}
+
+async fn transactions_of(
+    repository: &Repository,
+    key: &SegmentKey,
+) -> Result<(Vec<Transaction>, PageSize), ProtectError> {
+    let bytes = repository.get_segment(key).await?;
+    let parts = crate::segment::parts(&bytes)?;
+    let page_size = parts.last().map_or(PageSize::MIN, |part| part.prologue.header.page_size);
+    Ok((parts.into_iter().flat_map(|part| part.prologue.transactions).collect(), page_size))
+}
+
+/// A new timeline for a source that has lost its last transactions: it begins where the source really is, found by
+/// the state checksum among the newest transactions; else at the last state, and the caller records the difference.
+pub(crate) async fn fork_behind(
+    repository: &Repository,
+    options: &ProtectOptions,
+    mark: &Mark,
+    found: StateChecksum,
+) -> Result<(Mark, bool), ProtectError> {
+    /// Segments searched for the state, newest first.
+    const SEARCHED: usize = 64;
+    let segments = repository.segments(mark.database, mark.timeline, None).await?;
+    let mut at = None;
+    for (key, _) in segments.iter().rev().take(SEARCHED) {
+        let (transactions, _) = transactions_of(repository, key).await?;
+        at = transactions.into_iter().rev().find(|transaction| transaction.state == found);
+        if at.is_some() {
+            break;
+        }
+    }
+    let exact = at.is_some();
+    let parent = at.map(|transaction| transaction.tx).or(mark.tx).map(|tx| Position::new(mark.timeline, tx));
+    let why = "the source has lost its last transactions (a power cut?)";
+    let (timeline, nonce) =
+        claim(repository, options, mark.database, mark.timeline.next(), parent, why).await?;
+    let forked = Mark {
+        timeline,
+        claim: nonce,
+        tx: parent.map(|position| position.tx),
+        time: at.map_or(mark.time, |transaction| transaction.time.max(mark.time)),
+        chain: chain_start(mark.database, timeline),
+        image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),
+        ..mark.clone()
+    };
+    Ok((forked, exact))
+}
+
+/// The page table at a position, rebuilt from the repository; `None` (with a warning) when it cannot be.
+pub(crate) async fn rebuilt_table(
+    repository: &Repository,
+    database: DatabaseId,
+    at: Position,
+) -> Option<PageTable> {
+    match rebuild_page_hashes_later(repository, database, at).await {
+        Ok((page_size, hashes)) => {
+            let hashes = hashes.into_iter().map(crate::page::PageHash::get).collect();
+            Some(PageTable::from_hashes(page_size, never_stored(page_size), hashes))
+        }
+        Err(error) => {
+            tracing::warn!(%error, advice = error.advice(), "cannot rebuild the page table at {at}: a new base is made");
+            None
+        }
+    }
+}
+
+/// SQLite's lock-byte page, the one that lies over the byte at 1 GiB.
+pub(crate) fn never_stored(page_size: PageSize) -> Option<PageNo> {
+    PageNo::new((1 << 30) / page_size.get() + 1)
+}
+
+async fn rebuild_page_hashes_later(
+    _: &Repository,
+    _: DatabaseId,
+    _: Position,
+) -> Result<(PageSize, Vec<crate::page::PageHash>), ProtectError> {
+    Err(ProtectError::TaskDied { what: "interim".into() })
+}

@@ -1,0 +1,148 @@
+//! What can go wrong while a database is protected.
+
+use std::path::PathBuf;
+
+use crate::base::BaseError;
+use crate::capture::sqlite::{CaptureError, SqliteSourceError};
+use crate::error::{ErrorKind, Explain};
+use crate::ids::{DatabaseId, Position};
+use crate::repository::RepositoryError;
+use crate::segment::{EncodeError, SegmentError};
+
+/// Why protection could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtectError {
+    /// The source cannot be captured.
+    #[error(transparent)]
+    Source(#[from] SqliteSourceError),
+    /// The repository cannot be used.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A captured transaction could not be encoded, or did not decode to itself.
+    #[error("encode a segment")]
+    Encode(#[from] EncodeError),
+    /// A segment of the repository or of the spool cannot be read.
+    #[error("read a segment")]
+    Segment(#[from] SegmentError),
+    /// A base cannot be made or read.
+    #[error("make or read a base")]
+    Base(#[from] BaseError),
+    /// The local state folder cannot be used.
+    #[error("use the state folder {folder}")]
+    State {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process protects this database with the same state folder.
+    #[error("another everwhen process holds the state folder {folder}")]
+    AlreadyProtected {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The name belongs to another source.
+    #[error("the name '{name}' belongs to {other} in this repository")]
+    NameTaken {
+        /// The wanted name.
+        name: String,
+        /// The source that has it.
+        other: String,
+    },
+    /// The state folder belongs to a database that this repository does not hold.
+    #[error("the state folder {folder} belongs to database {database}, which this repository does not hold")]
+    ForeignState {
+        /// The folder.
+        folder: PathBuf,
+        /// The database it knows.
+        database: DatabaseId,
+    },
+    /// The spool has reached its limit; nothing more is let go of.
+    #[error("the spool holds {bytes} bytes, its limit: the store takes too little")]
+    SpoolFull {
+        /// Bytes in it.
+        bytes: u64,
+    },
+    /// The position was not durable in time.
+    #[error("{position} is not durable after {waited_ms} ms; durable so far: {durable}")]
+    NotDurable {
+        /// The position asked for.
+        position: Position,
+        /// How long was waited.
+        waited_ms: u64,
+        /// What is durable, in words.
+        durable: String,
+    },
+    /// The protection has ended.
+    #[error("protection of '{name}' has stopped")]
+    Stopped {
+        /// The database.
+        name: String,
+    },
+    /// The source changed in a way that an image of it did not show; it is compared anew.
+    #[error("the image at {position} does not have the state that was captured")]
+    ImageDiffers {
+        /// Where.
+        position: Position,
+    },
+    /// An engine task died. A defect of ours.
+    #[error("a task of the engine died: {what}")]
+    TaskDied {
+        /// Which.
+        what: String,
+    },
+}
+
+impl From<CaptureError<ProtectError>> for ProtectError {
+    fn from(error: CaptureError<ProtectError>) -> Self {
+        match error {
+            CaptureError::Source(source) => Self::Source(source),
+            CaptureError::Sink(sink) => sink,
+        }
+    }
+}
+
+impl From<CaptureError<std::convert::Infallible>> for ProtectError {
+    fn from(error: CaptureError<std::convert::Infallible>) -> Self {
+        match error {
+            CaptureError::Source(source) => Self::Source(source),
+            CaptureError::Sink(never) => match never {},
+        }
+    }
+}
+
+impl Explain for ProtectError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Source(error) => error.kind(),
+            Self::Repository(error) => error.kind(),
+            Self::NameTaken { .. } | Self::ForeignState { .. } | Self::AlreadyProtected { .. } => {
+                ErrorKind::Refused
+            }
+            Self::State { .. } => ErrorKind::TargetUnfit,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.advice(),
+            Self::Repository(error) => error.advice(),
+            Self::State { .. } => Some("give a folder that this user can write, with --state".into()),
+            Self::AlreadyProtected { .. } => Some(
+                "`everwhen status` shows what it does; stop it first, or give this one another --state"
+                    .into(),
+            ),
+            Self::NameTaken { .. } => Some("give this database another name, with --name".into()),
+            Self::ForeignState { .. } => Some(
+                "give the store that holds its history, or another --state folder to begin a new history"
+                    .into(),
+            ),
+            Self::SpoolFull { .. } | Self::NotDurable { .. } => {
+                Some("look at the store: `everwhen status` says what it answers".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The local journal: where to go on after a restart, and the page table there.
+//!
+//! Two files in the database's state folder. `table` is the page table at some part of the log, replaced by rename.
+//! `journal` has one record for every part closed since: its transactions, the resume token of the source at its end,
+//! and the page hashes it changed. A record is appended before its part goes to the store or the spool, so every part
+//! that exists anywhere has a record, unless the machine lost power; then the journal ends early, which the start
+//! notices because the repository is ahead of it.
+//!
+//! Nothing here is needed to restore. It is never synced: after a kill the page cache has it, after a power cut a CRC
+//! tells how much of it is left.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::failpoint;
+use crate::ids::{DatabaseId, Digest, TimelineId, TxId};
+use crate::page::{PageNo, PageSize};
+use crate::protect::table::PageTable;
+use crate::time::Timestamp;
+
+const MAGIC: &[u8; 8] = b"EWJRNL01";
+/// No record and no table is larger than this: 2^32 pages would need 32 GiB, far past what a table in memory can be.
+const LENGTH_MAX: u64 = 8 << 30;
+
+/// The state of the log after a part: everything the recorder needs to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) database: DatabaseId,
+    pub(crate) timeline: TimelineId,
+    /// The nonce of our claim of the timeline.
+    pub(crate) claim: [u8; 16],
+    /// The last transaction of the part; `None` before the first of a history.
+    pub(crate) tx: Option<TxId>,
+    pub(crate) time: Timestamp,
+    pub(crate) chain: Digest,
+    pub(crate) page_size: PageSize,
+    pub(crate) image_pages: u32,
+    /// Page versions and stored bytes of the log since the last base.
+    pub(crate) log_versions: u64,
+    pub(crate) log_bytes: u64,
+    /// The source's own token.
+    pub(crate) resume: Vec<u8>,
+}
+
+/// The journal of one database, open for appending.
+pub(crate) struct Journal {
+    folder: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+/// What the two files held: the marks in order, and the table as it was at each of them.
+pub(crate) struct Recovered {
+    base: (Mark, Vec<u64>),
+    records: Vec<(Mark, Vec<(u32, u64)>)>,
+}
+
+impl Recovered {
+    /// All marks, oldest first.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = &Mark> {
+        std::iter::once(&self.base.0).chain(self.records.iter().map(|(mark, _)| mark))
+    }
+
+    /// The mark at the end of transaction `tx` with the table there; `None` when no part ended there.
+    pub(crate) fn at(
+        self,
+        tx: TxId,
+        never_stored: impl Fn(PageSize) -> Option<PageNo>,
+    ) -> Option<(Mark, PageTable)> {
+        let (mut mark, mut hashes) = self.base;
+        let mut records = self.records.into_iter();
+        while mark.tx != Some(tx) {
+            let (next, changes) = records.next()?;
+            hashes.resize(next.image_pages as usize, 0);
+            for (index, hash) in changes {
+                *hashes.get_mut(index as usize)? = hash;
+            }
+            mark = next;
+        }
+        let table = PageTable::from_hashes(mark.page_size, never_stored(mark.page_size), hashes);
+        Some((mark, table))
+    }
+}
+
+impl Journal {
+    /// Reads what is there; `None` when there is nothing usable.
+    pub(crate) fn recover(folder: &Path) -> io::Result<Option<Recovered>> {
+        let Some(mut table) = open_if_exists(&folder.join("table"))? else { return Ok(None) };
+        let Some(payload) = read_record(&mut table)? else { return Ok(None) };
+        let Some(base) = decode_table(&payload) else { return Ok(None) };
+        let mut records = Vec::new();
+        if let Some(mut file) = open_if_exists(&folder.join("journal"))? {
+            let mut last = base.0.tx;
+            while let Some(payload) = read_record(&mut file)? {
+                let Some((mark, changes)) = decode_changes(&payload) else { break };
+                // Records up to the table's own part stay in the file when a kill came between rename and truncation.
+                if mark.tx > last && mark.page_size == base.0.page_size && mark.timeline == base.0.timeline {
+                    last = mark.tx;
+                    records.push((mark, changes));
+                }
+            }
+        }
+        Ok(Some(Recovered { base, records }))
+    }
+
+    /// Starts anew from this mark and table.
+    pub(crate) fn start(folder: &Path, mark: &Mark, table: &PageTable) -> io::Result<Self> {
+        let file =
+            OpenOptions::new().create(true).truncate(false).append(true).open(folder.join("journal"))?;
+        let mut journal = Self { folder: folder.to_owned(), file, bytes: 0 };
+        journal.compact(mark, table)?;
+        Ok(journal)
+    }
+
+    /// Appends the record of a part.
+    pub(crate) fn append(&mut self, mark: &Mark, changes: &[(u32, u64)]) -> io::Result<()> {
+        let mut payload = Vec::with_capacity(256 + changes.len() * 12);
+        encode_mark(mark, &mut payload);
+        put_u64(&mut payload, changes.len() as u64);
+        for &(index, hash) in changes {
+            payload.extend_from_slice(&index.to_le_bytes());
+            payload.extend_from_slice(&hash.to_le_bytes());
+        }
+        let record = frame_record(&payload);
+        self.file.write_all(&record)?;
+        self.bytes += record.len() as u64;
+        failpoint::hit("journal_appended");
+        Ok(())
+    }
+
+    /// Whether the records have grown past the table they change.
+    pub(crate) fn wants_compaction(&self, table: &PageTable) -> bool {
+        self.bytes > (4 << 20).max(u64::from(table.pages()) * 8)
+    }
+
+    /// Writes the whole table and drops the records before it.
+    pub(crate) fn compact(&mut self, mark: &Mark, table: &PageTable) -> io::Result<()> {
+        let mut payload = Vec::with_capacity(256 + table.hashes().len() * 8);
+        encode_mark(mark, &mut payload);
+        put_u64(&mut payload, table.hashes().len() as u64);
+        for hash in table.hashes() {
+            payload.extend_from_slice(&hash.to_le_bytes());
+        }
+        let (fresh, target) = (self.folder.join("table.new"), self.folder.join("table"));
+        std::fs::write(&fresh, frame_record(&payload))?;
+        failpoint::hit("table_before_rename");
+        std::fs::rename(&fresh, &target)?;
+        failpoint::hit("table_after_rename");
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+fn open_if_exists(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn frame_record(payload: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(payload.len() + 20);
+    record.extend_from_slice(MAGIC);
+    put_u64(&mut record, payload.len() as u64);
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&(payload.len() as u64).to_le_bytes());
+    crc.update(payload);
+    record.extend_from_slice(&crc.finalize().to_le_bytes());
+    record.extend_from_slice(payload);
+    record
+}
+
+/// The next record; `None` at the end and at anything torn.
+fn read_record(file: &mut File) -> io::Result<Option<Vec<u8>>> {
+    let mut head = [0; 20];
+    let left = file.metadata()?.len().saturating_sub(file.stream_position()?);
+    if left < head.len() as u64 {
+        return Ok(None);
+    }
+    file.read_exact(&mut head)?;
+    let (magic, rest) = head.split_at(8);
+    let (length_bytes, crc_bytes) = rest.split_at(8);
+    let length = u64::from_le_bytes(length_bytes.try_into().unwrap_or_default());
+    if magic != MAGIC || length > LENGTH_MAX || length > left - head.len() as u64 {
+        return Ok(None);
+    }
+    let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact(&mut payload)?;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(length_bytes);
+    crc.update(&payload);
+    Ok((crc.finalize().to_le_bytes() == crc_bytes).then_some(payload))
+}
+
+fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn encode_mark(mark: &Mark, out: &mut Vec<u8>) {
+    out.extend_from_slice(mark.database.as_bytes());
+    out.extend_from_slice(&mark.timeline.get().to_le_bytes());
+    out.extend_from_slice(&mark.claim);
+    put_u64(out, mark.tx.map_or(0, TxId::get));
+    out.extend_from_slice(&mark.time.as_micros().to_le_bytes());
+    out.extend_from_slice(mark.chain.as_bytes());
+    out.extend_from_slice(&mark.page_size.get().to_le_bytes());
+    out.extend_from_slice(&mark.image_pages.to_le_bytes());
+    put_u64(out, mark.log_versions);
+    put_u64(out, mark.log_bytes);
+    put_u64(out, mark.resume.len() as u64);
+    out.extend_from_slice(&mark.resume);
+}
+
+/// Reads fields off the front of a payload; every read is checked.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn mark(&mut self) -> Option<Mark> {
+        Some(Mark {
+            database: DatabaseId::from_bytes(self.array()?),
+            timeline: TimelineId::new(self.u32()?)?,
+            claim: self.array()?,
+            tx: TxId::new(self.u64()?),
+            time: Timestamp::from_micros(self.array().map(i64::from_le_bytes)?),
+            chain: Digest::from_bytes(self.array()?),
+            page_size: PageSize::new(self.u32()?)?,
+            image_pages: self.u32()?,
+            log_versions: self.u64()?,
+            log_bytes: self.u64()?,
+            resume: {
+                let length = usize::try_from(self.u64()?).ok()?;
+                self.take(length)?.to_vec()
+            },
+        })
+    }
+}
+
+fn decode_table(payload: &[u8]) -> Option<(Mark, Vec<u64>)> {
+    let mut fields = Fields(payload);
+    let mark = fields.mark()?;
+    let count = usize::try_from(fields.u64()?).ok()?;
+    let bytes = fields.take(count.checked_mul(8)?)?;
+    let hashes: Vec<u64> =
+        bytes.chunks_exact(8).map(|hash| u64::from_le_bytes(hash.try_into().unwrap_or_default())).collect();
+    (fields.0.is_empty() && hashes.len() == mark.image_pages as usize).then_some((mark, hashes))
+}
+
+fn decode_changes(payload: &[u8]) -> Option<(Mark, Vec<(u32, u64)>)> {
+    let mut fields = Fields(payload);
+    let mark = fields.mark()?;
+    let count = usize::try_from(fields.u64()?).ok()?;
+    let bytes = fields.take(count.checked_mul(12)?)?;
+    let mut changes = Vec::with_capacity(count);
+    for change in bytes.chunks_exact(12) {
+        let mut change = Fields(change);
+        changes.push((change.u32()?, change.u64()?));
+    }
+    fields.0.is_empty().then_some((mark, changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::PageHash;
+
+    fn mark(tx: u64, pages: u32) -> Mark {
+        Mark {
+            database: DatabaseId::from_bytes([1; 8]),
+            timeline: TimelineId::FIRST,
+            claim: [7; 16],
+            tx: TxId::new(tx),
+            time: Timestamp::from_micros(tx as i64),
+            chain: Digest::from_bytes([3; 32]),
+            page_size: PageSize::new(512).unwrap(),
+            image_pages: pages,
+            log_versions: 5,
+            log_bytes: 6,
+            resume: vec![9, 9],
+        }
+    }
+
+    fn written(folder: &Path) -> PageTable {
+        let mut table = PageTable::new(PageSize::new(512).unwrap(), None);
+        table.resize(3);
+        table.commit();
+        let mut journal = Journal::start(folder, &mark(1, 3), &table).unwrap();
+        table.set(PageNo::new(2).unwrap(), PageHash::from_raw(42));
+        journal.append(&mark(4, 3), &table.commit()).unwrap();
+        table.set(PageNo::new(4).unwrap(), PageHash::from_raw(43));
+        journal.append(&mark(9, 4), &table.commit()).unwrap();
+        table
+    }
+
+    #[test]
+    fn every_part_end_can_be_gone_back_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = written(folder.path());
+        for tx in [1, 4, 9] {
+            let recovered = Journal::recover(folder.path()).unwrap().unwrap();
+            let (found, at) = recovered.at(TxId::new(tx).unwrap(), |_| None).unwrap();
+            assert_eq!(found.tx, TxId::new(tx));
+            assert_eq!(at.state() == table.state(), tx == 9);
+        }
+        assert!(
+            Journal::recover(folder.path()).unwrap().unwrap().at(TxId::new(5).unwrap(), |_| None).is_none()
+        );
+    }
+
+    #[test]
+    fn a_torn_or_altered_journal_ends_early_and_never_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        let path = folder.path().join("journal");
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let marks = Journal::recover(folder.path()).unwrap().unwrap().marks().count();
+            assert!((1..=2).contains(&marks), "cut at {cut}: {marks}");
+            let mut flipped = whole.clone();
+            flipped[cut] ^= 0x10;
+            std::fs::write(&path, &flipped).unwrap();
+            let recovered = Journal::recover(folder.path()).unwrap().unwrap();
+            assert!(recovered.marks().all(|found| [1, 4, 9].contains(&found.tx.unwrap().get())));
+            assert!(recovered.marks().count() < 3);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Protection of one database: capture → encode → put → acknowledge.
+//!
+//! ```text
+//!   source ──capture thread──▶ recorder ──closed parts──▶ outbox ──shipping task──▶ repository
+//!            (driver, begin)   (table, journal)           (spool)                   (segments)
+//!                  └── image ──────────────────────────▶ base job ───────────────▶ (packs, manifest)
+//! ```
+//! The capture thread owns the source and never waits for the store. What is captured and not yet stored is in memory or
+//! in the spool, both bounded. A commit is *durable* when its segment, all before it, and a base to replay them on are in
+//! the store.
+
+mod base;
+mod begin;
+mod driver;
+mod error;
+mod frames;
+mod journal;
+mod outbox;
+mod recorder;
+mod ship;
+mod spool;
+mod status;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use tokio::sync::{oneshot, watch};
+
+use crate::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
+use crate::capture::watch::Waker;
+use crate::ids::{HostId, Position};
+use crate::repository::Repository;
+use crate::time::Timestamp;
+
+pub use crate::history::Point;
+pub use error::ProtectError;
+pub use status::{BaseProgress, Health, ProtectionStatus};
+
+use driver::{Command, Driver};
+use status::Board;
+
+/// What to protect, and how.
+#[derive(Clone, Debug)]
+pub struct ProtectOptions {
+    /// The database file.
+    pub source: PathBuf,
+    /// Its name in the repository.
+    pub name: String,
+    /// Its class.
+    pub class: String,
+    /// The local state of this database: journal, spool. Created if missing. One process at a time.
+    pub state: PathBuf,
+    /// This installation.
+    pub host: HostId,
+    /// This machine, as people call it.
+    pub host_name: String,
+    /// Under load, one segment per interval; the first commit after quiet ships at once.
+    pub flush_interval: Duration,
+    /// A segment is shipped early at this size, in bytes.
+    pub segment_bytes: u64,
+    /// Bytes that may wait for the store in memory.
+    pub memory_queue_bytes: u64,
+    /// Bytes that may wait for the store on the local disk.
+    pub spool_bytes: u64,
+    /// With a full spool, the source's log may grow to this many bytes before it is let go of, which makes a gap.
+    pub source_log_bytes: u64,
+    /// The source's own limits and manners.
+    pub sqlite: SqliteOptions,
+    /// How long a stop waits for the store before the rest is left in the spool.
+    pub stop_patience: Duration,
+}
+
+impl ProtectOptions {
+    /// Everything but the names at its default.
+    #[must_use]
+    pub fn new(source: PathBuf, name: String, state: PathBuf, host: HostId, host_name: String) -> Self {
+        Self {
+            source,
+            name,
+            class: "production".into(),
+            state,
+            host,
+            host_name,
+            flush_interval: Duration::from_secs(1),
+            segment_bytes: 1 << 20,
+            memory_queue_bytes: 16 << 20,
+            spool_bytes: 1 << 30,
+            source_log_bytes: 256 << 20,
+            sqlite: SqliteOptions::default(),
+            stop_patience: Duration::from_secs(20),
+        }
+    }
+
+    fn source_options(&self) -> SqliteOptions {
+        self.sqlite.clone()
+    }
+}
+
+/// A running protection. Dropping it stops the capture without waiting; [`Protection::stop`] is the orderly way.
+#[derive(Debug)]
+pub struct Protection {
+    name: String,
+    board: Board,
+    commands: mpsc::Sender<Command>,
+    waker: Waker,
+    ended: watch::Receiver<bool>,
+    /// Held as long as this process protects the database.
+    _lock: std::fs::File,
+}
+
+impl Protection {
+    /// Begins to protect a database, and returns when capture runs or has a reason to wait that is shown in the status.
+    ///
+    /// # Errors
+    /// When the state folder is held by another process or cannot be used, or the source is not fit to be captured.
+    pub async fn start(repository: Repository, options: ProtectOptions) -> Result<Self, ProtectError> {
+        let lock = lock_state(&options)?;
+        let (path, sqlite) = (options.source.clone(), options.source_options());
+        let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, sqlite)).await;
+        let source = match opened.map_err(|died| ProtectError::TaskDied { what: died.to_string() })? {
+            Ok(source) => Some(source),
+            // Its application has not created it yet: protection begins when it does.
+            Err(SqliteSourceError::NotThere { .. } | SqliteSourceError::Empty { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let path = source.as_ref().map_or(options.source.as_path(), SqliteSource::path);
+        let board = Board::new(&options.name, path.to_owned());
+        let waker = Waker::new().map_err(|source| state_error(&options, source))?;
+        let (sender, commands) = mpsc::channel();
+        let name = options.name.clone();
+        let driver = Driver {
+            repository,
+            options,
+            board: board.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            commands,
+            sender: sender.clone(),
+            waker: waker.clone(),
+            manifest: None,
+        };
+        let (end, ended) = watch::channel(false);
+        std::thread::Builder::new()
+            .name(format!("capture {name}"))
+            .spawn(move || {
+                driver.run(source);
+                let _ = end.send(true);
+            })
+            .map_err(|source| ProtectError::TaskDied { what: source.to_string() })?;
+        Ok(Self { name, board, commands: sender, waker, ended, _lock: lock })
+    }
+
+    /// What an operator sees of it now.
+    #[must_use]
+    pub fn status(&self) -> ProtectionStatus {
+        self.board.at(Timestamp::now())
+    }
+
+    /// Captures what is committed now, sends it on its way, and returns the last captured point; `None` when there is no
+    /// history yet. Does not wait for the store.
+    ///
+    /// # Errors
+    /// When the protection has stopped or is interrupted.
+    pub async fn flush(&self) -> Result<Option<Point>, ProtectError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Flush(reply)).map_err(|_| self.stopped())?;
+        self.waker.wake();
+        answer.await.map_err(|_| self.stopped())
+    }
+
+    /// Waits until a position (default: everything committed before the call) is durable, and returns the durable position.
+    ///
+    /// # Errors
+    /// [`ProtectError::NotDurable`] when `timeout` passes first.
+    pub async fn wait_durable(
+        &self,
+        wanted: Option<Position>,
+        timeout: Duration,
+    ) -> Result<Position, ProtectError> {
+        let began = Instant::now();
+        let mut moves = self.board.watch_durable();
+        let flushed = tokio::time::timeout(timeout, self.flush()).await;
+        let flushed = flushed.unwrap_or(Ok(None))?.map(|point| point.position);
+        let Some(position) = wanted.or(flushed) else {
+            return Err(ProtectError::Stopped { name: self.name.clone() });
+        };
+        let left = timeout.saturating_sub(began.elapsed());
+        let reached =
+            tokio::time::timeout(left, moves.wait_for(|durable| durable.is_some_and(|at| at >= position)));
+        match reached.await {
+            Ok(Ok(durable)) => Ok((*durable).unwrap_or(position)),
+            _ => Err(ProtectError::NotDurable {
+                position,
+                waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                durable: self.status().durable.map_or("nothing".into(), |point| point.position.to_string()),
+            }),
+        }
+    }
+
+    /// Captures and stores what is committed, within the options' patience, and lets go of the source.
+    ///
+    /// # Errors
+    /// When the capture thread died.
+    pub async fn stop(&self) -> Result<ProtectionStatus, ProtectError> {
+        let _ = self.commands.send(Command::Stop);
+        self.waker.wake();
+        let mut ended = self.ended.clone();
+        ended
+            .wait_for(|ended| *ended)
+            .await
+            .map_err(|_| ProtectError::TaskDied { what: "capture".into() })?;
+        Ok(self.status())
+    }
+
+    fn stopped(&self) -> ProtectError {
+        ProtectError::Stopped { name: self.name.clone() }
+    }
+}
+
+impl Drop for Protection {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+        self.waker.wake();
+    }
+}
+
+fn state_error(options: &ProtectOptions, source: std::io::Error) -> ProtectError {
+    ProtectError::State { folder: options.state.clone(), source }
+}
+
+fn lock_state(options: &ProtectOptions) -> Result<std::fs::File, ProtectError> {
+    std::fs::create_dir_all(&options.state).map_err(|source| state_error(options, source))?;
+    let path = options.state.join("lock");
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(|source| state_error(options, source))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(ProtectError::AlreadyProtected { folder: options.state.clone() })
+        }
+        Err(error) => Err(state_error(options, error.into())),
+    }
+}

@@ -1,0 +1,296 @@
+//! The outbox: closed parts on their way to the store.
+//!
+//! The capture thread pushes parts and ships them in groups; a task of the runtime puts each group as one segment, up
+//! to four at a time, and reports them durable in order. Memory is bounded: past the limit parts wait in the spool.
+//! The spool is bounded too: past its limit [`Outbox::secure`] refuses, and the source keeps its log instead.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use crate::ids::{TxId, TxRange};
+use crate::protect::error::ProtectError;
+use crate::protect::frames::{FrameBuffer, PartBody};
+use crate::protect::spool::Spool;
+use crate::protect::status::Board;
+use crate::time::Timestamp;
+use crate::transaction::TxFlags;
+
+/// A segment is not grown past this by waiting parts. 64 MiB.
+const SEGMENT_MAX: u64 = 64 << 20;
+
+/// One closed part of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) range: TxRange,
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    pub(crate) flags: TxFlags,
+    pub(crate) body: PartBody,
+}
+
+/// Parts that become one segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Shipment {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) range: TxRange,
+}
+
+impl Shipment {
+    fn memory_bytes(&self) -> u64 {
+        self.parts.iter().map(Part::memory_bytes).sum()
+    }
+
+    fn spooled_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.body.len()).sum::<u64>() - self.memory_bytes()
+    }
+}
+
+impl Part {
+    fn memory_bytes(&self) -> u64 {
+        if matches!(self.body, PartBody::Memory(_)) { self.body.len() } else { 0 }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    shipments: VecDeque<Shipment>,
+    /// How many of the front are being put.
+    taken: usize,
+    closed: bool,
+}
+
+/// What the capture thread and the shipping task share.
+#[derive(Clone)]
+pub(crate) struct OutboxQueue {
+    queue: Arc<Mutex<Queue>>,
+    arrived: Arc<Notify>,
+    board: Board,
+}
+
+impl OutboxQueue {
+    pub(crate) fn new(board: Board) -> Self {
+        Self { queue: Arc::default(), arrived: Arc::default(), board }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn push(&self, shipment: Shipment) {
+        self.lock().shipments.push_back(shipment);
+        self.publish();
+        self.arrived.notify_one();
+    }
+
+    /// The next group to put; it stays in the queue until [`OutboxQueue::done`].
+    pub(crate) fn take(&self) -> Option<Shipment> {
+        let mut queue = self.lock();
+        let next = queue.shipments.get(queue.taken).cloned()?;
+        queue.taken += 1;
+        Some(next)
+    }
+
+    /// The front group is durable. Returns the time of the first commit that is not.
+    pub(crate) fn done(&self) -> Option<Timestamp> {
+        let mut queue = self.lock();
+        queue.shipments.pop_front();
+        queue.taken = queue.taken.saturating_sub(1);
+        let next = queue.shipments.front().and_then(|shipment| shipment.parts.first()).map(|part| part.from);
+        drop(queue);
+        self.publish();
+        next
+    }
+
+    /// Waits until something was pushed, or the queue was closed.
+    pub(crate) async fn arrival(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Nothing more will be pushed.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Whether everything that will ever be pushed is durable.
+    pub(crate) fn is_finished(&self) -> bool {
+        let queue = self.lock();
+        queue.closed && queue.shipments.is_empty()
+    }
+
+    /// Bytes waiting, in memory and in the spool.
+    fn waiting(&self) -> (u64, u64) {
+        let queue = self.lock();
+        let sum = |of: fn(&Shipment) -> u64| queue.shipments.iter().map(of).sum();
+        (sum(Shipment::memory_bytes), sum(Shipment::spooled_bytes))
+    }
+
+    fn publish(&self) {
+        let (queue_bytes, spool_bytes) = self.waiting();
+        self.board.update(|status| (status.queue_bytes, status.spool_bytes) = (queue_bytes, spool_bytes));
+    }
+}
+
+/// Limits of what waits for the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutboxLimits {
+    /// Bytes in memory.
+    pub(crate) memory: u64,
+    /// Bytes in the spool.
+    pub(crate) spool: u64,
+}
+
+/// The capture thread's end.
+pub(crate) struct Outbox {
+    queue: OutboxQueue,
+    unshipped: Vec<Part>,
+    spool: Spool,
+    state: PathBuf,
+    limits: OutboxLimits,
+}
+
+impl Outbox {
+    pub(crate) fn new(queue: OutboxQueue, spool: Spool, state: PathBuf, limits: OutboxLimits) -> Self {
+        Self { queue, unshipped: Vec::new(), spool, state, limits }
+    }
+
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// A buffer for the frames of the part that begins with `first`.
+    pub(crate) fn frame_buffer(&self, first: TxId) -> FrameBuffer {
+        FrameBuffer::new(self.spool.scratch(&format!("frames-{first}")))
+    }
+
+    pub(crate) fn state_error(&self, source: io::Error) -> ProtectError {
+        ProtectError::State { folder: self.state.clone(), source }
+    }
+
+    pub(crate) fn has_unshipped_parts(&self) -> bool {
+        !self.unshipped.is_empty()
+    }
+
+    pub(crate) fn unshipped_bytes(&self) -> u64 {
+        self.unshipped.iter().map(|part| part.body.len()).sum()
+    }
+
+    /// Takes a closed part; it waits for [`Outbox::ship`].
+    pub(crate) fn push(&mut self, part: Part) {
+        if self.unshipped_bytes() + part.body.len() > SEGMENT_MAX {
+            self.ship();
+        }
+        self.unshipped.push(part);
+    }
+
+    /// Sends the waiting parts on their way as one segment. `false` when there are none.
+    pub(crate) fn ship(&mut self) -> bool {
+        let parts = std::mem::take(&mut self.unshipped);
+        let range = parts
+            .first()
+            .zip(parts.last())
+            .and_then(|(first, last)| TxRange::new(first.range.first(), last.range.last()));
+        let Some(range) = range else { return false };
+        self.queue.push(Shipment { parts, range });
+        if self.queue.waiting().0 > self.limits.memory
+            && let Err(error) = self.spool_all()
+        {
+            tracing::warn!(%error, "keep waiting parts in memory past its limit");
+        }
+        true
+    }
+
+    /// Makes sure that a kill of this process loses no closed part: each is durable, or in the spool.
+    ///
+    /// # Errors
+    /// When the spool is full or cannot be written.
+    pub(crate) fn secure(&mut self) -> Result<(), ProtectError> {
+        self.spool_all()?;
+        let (_, bytes) = self.queue.waiting();
+        if bytes + self.unshipped_bytes() > self.limits.spool {
+            Err(ProtectError::SpoolFull { bytes })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether there is room again, with some to spare.
+    pub(crate) fn has_room(&self) -> bool {
+        let (memory, spooled) = self.queue.waiting();
+        memory + spooled < self.limits.spool / 2
+    }
+
+    fn spool_all(&mut self) -> Result<(), ProtectError> {
+        let (spool, state) = (&self.spool, &self.state);
+        let spool_part = |part: &mut Part| -> Result<(), ProtectError> {
+            if let PartBody::Memory(bytes) = &part.body {
+                let path = spool
+                    .keep(part.range, bytes)
+                    .map_err(|source| ProtectError::State { folder: state.clone(), source })?;
+                part.body = PartBody::File { path, len: bytes.len() as u64 };
+            }
+            Ok(())
+        };
+        self.unshipped.iter_mut().try_for_each(spool_part)?;
+        let mut queue = self.queue.lock();
+        queue.shipments.iter_mut().flat_map(|shipment| &mut shipment.parts).try_for_each(spool_part)?;
+        drop(queue);
+        self.queue.publish();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TimelineId;
+
+    fn outbox(state: &std::path::Path, limits: OutboxLimits) -> Outbox {
+        let board = Board::new("app", PathBuf::new());
+        let spool = Spool::open(state, TimelineId::FIRST).unwrap();
+        Outbox::new(OutboxQueue::new(board), spool, state.to_owned(), limits)
+    }
+
+    fn part(tx: u64, bytes: usize) -> Part {
+        let tx = TxId::new(tx).unwrap();
+        Part {
+            range: TxRange::new(tx, tx).unwrap(),
+            from: Timestamp::from_micros(0),
+            to: Timestamp::from_micros(0),
+            flags: TxFlags::NONE,
+            body: PartBody::Memory(vec![1; bytes].into()),
+        }
+    }
+
+    #[test]
+    fn parts_of_one_interval_travel_together_and_past_the_memory_limit_in_the_spool() {
+        let state = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(state.path(), OutboxLimits { memory: 100, spool: 1000 });
+        outbox.push(part(1, 30));
+        outbox.push(part(2, 30));
+        assert!(outbox.ship());
+        assert!(!outbox.ship());
+        assert_eq!(outbox.queue.waiting(), (60, 0));
+        outbox.push(part(3, 50));
+        outbox.ship();
+        assert_eq!(outbox.queue.waiting(), (0, 110));
+        assert_eq!(outbox.queue.take().unwrap().range.count(), 2);
+        outbox.queue.done();
+        assert_eq!(outbox.queue.take().unwrap().range.first().get(), 3);
+    }
+
+    #[test]
+    fn a_full_spool_refuses_to_let_the_source_go() {
+        let state = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(state.path(), OutboxLimits { memory: 100, spool: 100 });
+        outbox.push(part(1, 90));
+        outbox.secure().unwrap();
+        outbox.push(part(2, 90));
+        assert!(matches!(outbox.secure(), Err(ProtectError::SpoolFull { .. })));
+        assert!(outbox.has_unshipped_parts());
+    }
+}

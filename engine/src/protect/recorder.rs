@@ -1,0 +1,352 @@
+//! The recorder: turns captured transactions into parts of the log.
+//!
+//! It is the [`Sink`] of the source. It keeps the page table, numbers and times the transactions, and encodes them into
+//! the open part. A part is closed when it is shipped (flush policy), before the source lets go of its log
+//! ([`Sink::secure`]), and around transactions with flags. Parts closed within one flush interval are shipped as one
+//! segment, so letting go of the log often costs no store requests.
+//!
+//! Order when a part is closed: (1) encode and check, (2) append its record to the journal, (3) hand it to the
+//! outbox; and in `secure` (4) write it to the spool unless it is durable. A kill after 1 loses only what the source
+//! still has; after 2, the record is ignored, since its part is nowhere; after 3 or 4, the start goes on behind it.
+
+use std::time::Instant;
+
+use crate::capture::sink::{Commit, PreviousPage, Sink};
+use crate::failpoint;
+use crate::history::Point;
+use crate::ids::{DatabaseId, Position, TxId};
+use crate::page::{PageHash, PageNo};
+use crate::protect::error::ProtectError;
+use crate::protect::frames::FrameBuffer;
+use crate::protect::journal::{Journal, Mark};
+use crate::protect::outbox::{Outbox, Part};
+use crate::protect::status::Board;
+use crate::protect::table::PageTable;
+use crate::segment::{Effort, EncodeError, Encoder, EncoderParams};
+use crate::time::Timestamp;
+use crate::transaction::{Transaction, TxFlags};
+
+/// Clocks of the file system and of the system differ by up to this; smaller steps back are not worth a flag. 50 ms.
+const CLOCK_SLACK_MICROS: i64 = 50_000;
+
+/// What is particular about the transactions to come.
+#[derive(Clone, Copy, Debug)]
+struct Special {
+    flags: TxFlags,
+    not_before: Timestamp,
+    /// The time all transactions of an uncertain batch share; set by its first.
+    shared_time: Option<Timestamp>,
+}
+
+/// Records one database.
+pub(crate) struct Recorder {
+    /// The state after the last commit, and what the journal keeps of it.
+    mark: Mark,
+    table: PageTable,
+    journal: Journal,
+    outbox: Outbox,
+    board: Board,
+    open: Option<OpenPart>,
+    special: Option<Special>,
+    previous: Vec<u8>,
+    /// Pages of the transaction under way.
+    pages: u32,
+    /// Why the open part cannot go on after a rollback.
+    broken: Option<EncodeError>,
+    last_shipped: Option<Instant>,
+}
+
+struct OpenPart {
+    encoder: Encoder<FrameBuffer>,
+    from: Timestamp,
+    flags: TxFlags,
+    changes: Vec<(u32, u64)>,
+    committed: u64,
+}
+
+impl Recorder {
+    /// Goes on after `mark`, whose page table is `table`.
+    pub(crate) fn new(mark: Mark, table: PageTable, journal: Journal, outbox: Outbox, board: Board) -> Self {
+        Self {
+            mark,
+            table,
+            journal,
+            outbox,
+            board,
+            open: None,
+            special: None,
+            previous: Vec::new(),
+            pages: 0,
+            broken: None,
+            last_shipped: None,
+        }
+    }
+
+    /// The last commit's place and time; `None` before the first of a history.
+    pub(crate) fn point(&self) -> Option<Point> {
+        let position = Position::new(self.mark.timeline, self.mark.tx?);
+        Some(Point { position, time: self.mark.time })
+    }
+
+    pub(crate) fn table(&self) -> &PageTable {
+        &self.table
+    }
+
+    /// Page versions and bytes of the log since the last base.
+    pub(crate) fn log_since_base(&self) -> (u64, u64) {
+        (self.mark.log_versions, self.mark.log_bytes)
+    }
+
+    /// A base at the present position is being made: the log since it begins anew, with a part of its own, since a
+    /// replay can only begin where a part does.
+    pub(crate) fn base_begun(&mut self) -> Result<(), ProtectError> {
+        self.close_part()?;
+        (self.mark.log_versions, self.mark.log_bytes) = (0, 0);
+        Ok(())
+    }
+
+    /// The next transactions happened after `not_before` at times that nobody saw, and share one.
+    pub(crate) fn expect_uncertain(&mut self, not_before: Timestamp) -> Result<(), ProtectError> {
+        self.expect(TxFlags { uncertain_time: true, ..TxFlags::NONE }, not_before)
+    }
+
+    /// The next transaction has these flags.
+    pub(crate) fn expect(&mut self, flags: TxFlags, not_before: Timestamp) -> Result<(), ProtectError> {
+        self.close_part()?;
+        self.special = Some(Special { flags, not_before: not_before.max(self.mark.time), shared_time: None });
+        Ok(())
+    }
+
+    /// Transactions from here on are seen as they happen.
+    pub(crate) fn expect_nothing(&mut self) -> Result<(), ProtectError> {
+        if self.special.take().is_some_and(|special| special.shared_time.is_some()) {
+            self.close_part()?;
+        }
+        Ok(())
+    }
+
+    /// How long what waits to be shipped may still wait; `None` when nothing waits.
+    pub(crate) fn ship_in(&self, interval: std::time::Duration, now: Instant) -> Option<std::time::Duration> {
+        let waiting =
+            self.open.as_ref().is_some_and(|open| open.committed > 0) || self.outbox.has_unshipped_parts();
+        waiting.then(|| {
+            self.last_shipped
+                .map_or_else(Default::default, |at| (at + interval).saturating_duration_since(now))
+        })
+    }
+
+    /// Bytes of the open part and of the closed ones that wait to be shipped together.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.encoder.encoded_bytes()) + self.outbox.unshipped_bytes()
+    }
+
+    /// Closes the open part and sends all closed ones on their way as one segment.
+    pub(crate) fn ship(&mut self, now: Instant) -> Result<(), ProtectError> {
+        self.close_part()?;
+        if self.outbox.ship() {
+            self.last_shipped = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Writes the page table whole, at a quiet moment or a stop.
+    pub(crate) fn compact_journal(&mut self) -> Result<(), ProtectError> {
+        self.journal.compact(&self.mark, &self.table).map_err(|source| self.outbox.state_error(source))
+    }
+
+    /// Whether the next start would read more records than a table.
+    pub(crate) fn wants_compaction(&self) -> bool {
+        self.open.is_none() && self.journal.wants_compaction(&self.table)
+    }
+
+    /// The state without a change of the database: the source's log has been changed under the same state.
+    pub(crate) fn resume_from(&mut self, resume: Vec<u8>) -> Result<(), ProtectError> {
+        self.close_part()?;
+        self.mark.resume = resume;
+        self.compact_journal()
+    }
+
+    /// Records that the next state is the one of `table`, given by a base that is made at that very transaction.
+    pub(crate) fn record_image(
+        &mut self,
+        table: PageTable,
+        commit: Commit,
+        after_gap: bool,
+        not_before: Timestamp,
+    ) -> Result<(), ProtectError> {
+        let not_before = if after_gap { not_before } else { commit.time };
+        self.expect(TxFlags { needs_base: true, ends_gap: after_gap, ..TxFlags::NONE }, not_before)?;
+        self.mark.page_size = table.page_size();
+        self.table = table;
+        self.commit(commit)?;
+        self.expect_nothing()?;
+        // The journal's table is of another image: begin it anew.
+        self.compact_journal()
+    }
+
+    pub(crate) fn database(&self) -> DatabaseId {
+        self.mark.database
+    }
+
+    /// The next run shall not trust the source's log to go on from here.
+    pub(crate) fn forget_resume(&mut self) {
+        if let Err(error) = self.resume_from(Vec::new()) {
+            tracing::warn!(%error, "cannot write the journal");
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn flags_of_next(&mut self, commit_time: Timestamp) -> (TxFlags, Timestamp, Timestamp) {
+        let last = self.mark.time;
+        match &mut self.special {
+            Some(special) if special.shared_time.is_none() => {
+                let time = commit_time.max(special.not_before);
+                special.shared_time = Some(time);
+                (special.flags, special.not_before, time)
+            }
+            Some(Special { shared_time: Some(time), .. }) => (TxFlags::NONE, *time, *time),
+            _ => {
+                let held = last.micros_since(commit_time) > CLOCK_SLACK_MICROS;
+                let time = commit_time.max(last);
+                (TxFlags { held_clock: held, ..TxFlags::NONE }, time, time)
+            }
+        }
+    }
+
+    fn next_tx(&self) -> TxId {
+        self.mark.tx.map_or(TxId::FIRST, TxId::next)
+    }
+
+    fn open_part(&mut self) -> Result<&mut OpenPart, ProtectError> {
+        if self.open.is_none() {
+            let params = EncoderParams {
+                database: self.mark.database,
+                timeline: self.mark.timeline,
+                page_size: self.table.page_size(),
+                image_pages: self.mark.image_pages,
+                first: self.next_tx(),
+                chain_before: self.mark.chain,
+                effort: Effort::Hot,
+            };
+            let frames = self.outbox.frame_buffer(self.next_tx());
+            self.open = Some(OpenPart {
+                encoder: Encoder::new(params, frames),
+                from: self.mark.time,
+                flags: TxFlags::NONE,
+                changes: Vec::new(),
+                committed: 0,
+            });
+        }
+        self.open.as_mut().ok_or_else(|| ProtectError::TaskDied { what: "recorder".into() })
+    }
+
+    fn close_part(&mut self) -> Result<(), ProtectError> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if open.committed == 0 {
+            return Ok(());
+        }
+        let finished = open.encoder.finish()?;
+        self.mark.chain = finished.header.chain_after;
+        self.mark.log_versions += u64::from(finished.header.page_versions);
+        let range = finished.header.range;
+        let body = finished
+            .frames
+            .into_part(&finished.prologue, || self.outbox.spool().path(range))
+            .map_err(|source| self.outbox.state_error(source))?;
+        self.mark.log_bytes += body.len();
+        failpoint::hit("part_closed");
+        open.changes.sort_unstable_by_key(|&(index, _)| index);
+        // Later commits of the part come later in the list: the last hash of a page is the one that holds.
+        let changes = self.last_changes(&open.changes);
+        self.journal.append(&self.mark, &changes).map_err(|source| self.outbox.state_error(source))?;
+        let part = Part { range, from: open.from, to: self.mark.time, flags: open.flags, body };
+        // A flagged transaction is the first of its segment, so whatever came before goes on its way first.
+        if part.flags.any() {
+            self.outbox.ship();
+        }
+        let alone = part.flags.opens_window() || part.flags.needs_base;
+        self.outbox.push(part);
+        if alone {
+            self.outbox.ship();
+        }
+        Ok(())
+    }
+
+    fn last_changes(&self, changes: &[(u32, u64)]) -> Vec<(u32, u64)> {
+        let mut indexes: Vec<u32> = changes.iter().map(|&(index, _)| index).collect();
+        indexes.dedup();
+        let hashes = self.table.hashes();
+        indexes.into_iter().filter_map(|index| Some((index, *hashes.get(index as usize)?))).collect()
+    }
+}
+
+impl Sink for Recorder {
+    type Error = ProtectError;
+
+    fn page(&mut self, page: PageNo, image: &[u8], previous: PreviousPage<'_>) -> Result<(), ProtectError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error.into());
+        }
+        if self.pages == 0 && self.special.is_some_and(|special| special.shared_time.is_none()) {
+            self.close_part()?;
+        }
+        self.pages += 1;
+        let known = self.table.get(page);
+        self.table.set(page, PageHash::of(page, image));
+        let wants = known.is_some() && self.open_part()?.encoder.wants_previous(page);
+        let mut buffer = std::mem::take(&mut self.previous);
+        // Only a previous version with the very hash we recorded may serve: never guess.
+        let usable = wants && previous(&mut buffer) && Some(PageHash::of(page, &buffer)) == known;
+        let result = self.open_part()?.encoder.page(page, image, usable.then_some(buffer.as_slice()));
+        self.previous = buffer;
+        Ok(result?)
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<(), ProtectError> {
+        self.table.resize(commit.image_pages);
+        let state = self.table.state();
+        let (flags, not_before, time) = self.flags_of_next(commit.time);
+        if flags.held_clock {
+            self.board.note("the clock has stepped back: commit times are held until it catches up".into());
+        }
+        // Only the first transaction of a part can carry a flag. A held clock lasts, so the next part tells of it.
+        let first_of_part = self.open.as_ref().is_none_or(|open| open.committed == 0);
+        let flags = if first_of_part { flags } else { TxFlags::NONE };
+        let changes = self.table.commit();
+        let tx = self.next_tx();
+        let pages = std::mem::take(&mut self.pages);
+        let open = self.open_part()?;
+        let not_before = if flags.any() { not_before } else { time };
+        let image_pages = commit.image_pages;
+        open.encoder.commit(&Transaction { tx, time, not_before, flags, pages, image_pages, state })?;
+        if first_of_part {
+            (open.from, open.flags) = (not_before, flags);
+        }
+        open.changes.extend_from_slice(&changes);
+        open.committed += 1;
+        self.mark.tx = Some(tx);
+        self.mark.time = time;
+        self.mark.image_pages = commit.image_pages;
+        self.mark.resume = commit.resume;
+        if let Some(point) = self.point() {
+            self.board.captured(point);
+        }
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.table.rollback();
+        self.pages = 0;
+        if let Some(open) = &mut self.open {
+            self.broken = open.encoder.rollback().err();
+        }
+    }
+
+    fn secure(&mut self) -> Result<(), ProtectError> {
+        self.close_part()?;
+        self.outbox.secure()
+    }
+}

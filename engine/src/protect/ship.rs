@@ -1,0 +1,197 @@
+//! The shipping task: puts waiting groups of parts into the store, in order of time, and says when they are durable.
+//!
+//! A put that fails is tried again for ever, with growing pauses: the commits are in memory or in the spool, and the
+//! operator sees the reason in the status. Segments are content-addressed and created only if absent, so a put whose
+//! answer was lost is simply put again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+
+use crate::error::Explain;
+use crate::failpoint;
+use crate::history::Point;
+use crate::ids::{DatabaseId, Digest, Position, TimelineId};
+use crate::protect::error::ProtectError;
+use crate::protect::frames::PartBody;
+use crate::protect::outbox::{OutboxQueue, Shipment};
+use crate::protect::status::Board;
+use crate::repository::Repository;
+use crate::store::Body;
+use crate::store::keys::SegmentKey;
+
+/// Groups put at the same time.
+const PARALLEL: usize = 4;
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How often a busy writer looks for a newer claim of its database.
+const CLAIM_LOOK: Duration = Duration::from_secs(5);
+
+/// Ships the parts of one timeline.
+pub(crate) struct Shipper {
+    pub(crate) repository: Repository,
+    pub(crate) database: DatabaseId,
+    pub(crate) timeline: TimelineId,
+    pub(crate) queue: OutboxQueue,
+    pub(crate) board: Board,
+    /// The spool folder, where durable parts are deleted.
+    pub(crate) scratch: PathBuf,
+}
+
+impl Shipper {
+    /// Runs until the queue is closed and everything in it is durable.
+    pub(crate) async fn run(self) {
+        let mut flying = FuturesOrdered::new();
+        let mut looked = tokio::time::Instant::now();
+        loop {
+            while flying.len() < PARALLEL
+                && let Some(shipment) = self.queue.take()
+            {
+                flying.push_back(self.put(shipment));
+            }
+            if flying.is_empty() && self.queue.is_finished() {
+                return;
+            }
+            tokio::select! {
+                Some(stored) = flying.next(), if !flying.is_empty() => {
+                    self.stored(&stored);
+                    if looked.elapsed() >= CLAIM_LOOK {
+                        looked = tokio::time::Instant::now();
+                        self.look_for_newer_claim().await;
+                    }
+                }
+                () = self.queue.arrival() => {}
+            }
+        }
+    }
+
+    /// Tells when another writer has claimed a newer timeline of this database. Loses nothing either way.
+    pub(crate) async fn look_for_newer_claim(&self) {
+        match self.repository.timeline(self.database, self.timeline.next()).await {
+            Ok(Some(newer)) => self.board.note(format!(
+                "timeline {} was claimed by {} at {}: {}; this daemon goes on with timeline {}, both histories are kept",
+                newer.id, newer.host_name, newer.claimed_at, newer.why, self.timeline
+            )),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
+        }
+    }
+
+    /// Puts one group until it is durable.
+    async fn put(&self, shipment: Shipment) -> Stored {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.try_put(&shipment).await {
+                Ok(bytes) => {
+                    self.board.store_trouble(None);
+                    return Stored { shipment, bytes };
+                }
+                Err(error) => {
+                    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+                    self.board
+                        .store_trouble(Some(format!("cannot store commits: {}{advice}", chain(&error))));
+                    tracing::warn!(error = %chain(&error), "cannot store a segment, trying again in {pause:?}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    async fn try_put(&self, shipment: &Shipment) -> Result<u64, ProtectError> {
+        let (Some(first), Some(last)) = (shipment.parts.first(), shipment.parts.last()) else { return Ok(0) };
+        let digest = self.digest(shipment).await.map_err(|source| self.state_error(source))?;
+        let key = SegmentKey {
+            database: self.database,
+            timeline: self.timeline,
+            range: shipment.range,
+            from: first.from,
+            to: last.to,
+            flags: first.flags,
+            digest,
+        };
+        let body = body(shipment).map_err(|source| self.state_error(source))?;
+        let bytes = body.len();
+        failpoint::hit("segment_before_put");
+        self.repository.put_segment(&key, body).await?;
+        failpoint::hit("segment_after_put");
+        Ok(bytes)
+    }
+
+    /// The digest of a group's bytes; a large one is read through on a blocking thread.
+    async fn digest(&self, shipment: &Shipment) -> std::io::Result<Digest> {
+        let mut hashing = self.repository.hasher(self.database).start();
+        let body = body(shipment)?;
+        let hash = move || {
+            for piece in body.into_pieces() {
+                hashing.update(&piece?);
+            }
+            Ok(hashing.finish())
+        };
+        let in_memory = shipment.parts.iter().all(|part| matches!(part.body, PartBody::Memory(_)));
+        if in_memory {
+            return hash();
+        }
+        tokio::task::spawn_blocking(hash).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
+    }
+
+    fn stored(&self, stored: &Stored) {
+        let Stored { shipment, bytes } = stored;
+        for part in &shipment.parts {
+            let _ = std::fs::remove_file(self.scratch.join(format!(
+                "{}-{}.part",
+                part.range.first(),
+                part.range.last()
+            )));
+        }
+        failpoint::hit("spool_after_delete");
+        let next = self.queue.done();
+        self.board.update(|status| {
+            status.segments_total += 1;
+            status.stored_bytes_total += bytes;
+        });
+        if let Some(last) = shipment.parts.last() {
+            let position = Position::new(self.timeline, shipment.range.last());
+            self.board.stored(Point { position, time: last.to }, next);
+        }
+    }
+
+    fn state_error(&self, source: std::io::Error) -> ProtectError {
+        ProtectError::State { folder: self.scratch.clone(), source }
+    }
+}
+
+struct Stored {
+    shipment: Shipment,
+    bytes: u64,
+}
+
+/// The bytes of a group, part after part.
+fn body(shipment: &Shipment) -> std::io::Result<Body> {
+    let mut whole: Option<Body> = None;
+    for part in &shipment.parts {
+        let next = match &part.body {
+            PartBody::Memory(bytes) => Body::from(bytes.clone()),
+            PartBody::File { path, .. } => Body::file(path)?,
+        };
+        whole = Some(match whole {
+            Some(before) => before.then(next),
+            None => next,
+        });
+    }
+    Ok(whole.unwrap_or_else(|| Body::from(bytes::Bytes::new())))
+}
+
+/// An error and its sources on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,5 @@
+//! `everwhen`, built with the crash points of the crash tests.
+
+fn main() -> std::process::ExitCode {
+    everwhen::main()
+}

@@ -1,0 +1,155 @@
+//! Every kind of bad input gets a clear error, the right exit code, and changes nothing.
+
+use everwhen_tests::World;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
+
+fn protected() -> World {
+    let world = World::new(PROGRAM);
+    let app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    app.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    daemon.settle();
+    assert!(daemon.terminate().success());
+    world
+}
+
+#[test]
+fn times_without_a_point_are_refused_with_the_nearest_points() {
+    let world = protected();
+    let (future, _) = world.restore(&["--at", "2099-01-01T00:00:00Z"], "x.db");
+    let error = future.exits(4).error();
+    assert!(error["nearest"]["before"]["position"].is_string(), "{error}");
+    let (past, _) = world.restore(&["--at", "2001-01-01T00:00:00Z"], "x.db");
+    let error = past.exits(4).error();
+    assert!(error["nearest"]["after"]["position"].is_string(), "{error}");
+    let (unknown, _) = world.restore(&["--position", "1/00000000000000ff"], "x.db");
+    assert!(unknown.exits(4).error()["nearest"]["before"]["position"].is_string());
+    let (timeline, _) = world.restore(&["--position", "9/0000000000000001"], "x.db");
+    let _ = timeline.exits(4);
+    assert!(!world.path("x.db").exists());
+}
+
+#[test]
+fn texts_that_are_no_times_and_no_positions_are_usage_errors() {
+    let world = protected();
+    for point in [["--at", "teatime"], ["--position", "latest"], ["--at", ""]] {
+        let (answer, _) = world.restore(&point, "x.db");
+        let _ = answer.exits(2);
+    }
+}
+
+#[test]
+fn targets_that_exist_or_cannot_be_written_are_refused_untouched() {
+    let world = protected();
+    std::fs::write(world.path("x.db"), b"precious").unwrap();
+    let (exists, target) = world.restore(&["--latest"], "x.db");
+    let _ = exists.exits(7);
+    assert_eq!(std::fs::read(target).unwrap(), b"precious");
+    let (nowhere, _) = world.restore(&["--latest"], "no/such/folder/x.db");
+    let _ = nowhere.exits(7);
+    std::fs::write(world.path("y.db-wal"), b"an old log").unwrap();
+    let (sidecar, target) = world.restore(&["--latest"], "y.db");
+    let _ = sidecar.exits(7);
+    assert!(!target.exists());
+    let (itself, _) = world.restore(&["--latest"], "app.db");
+    let _ = itself.exits(7);
+}
+
+#[test]
+fn sources_that_cannot_be_captured_say_what_to_do() {
+    let world = World::new(PROGRAM);
+    std::fs::write(world.database(), "this is not a database, ".repeat(100)).unwrap();
+    let answer =
+        world.everwhen(&["run", world.database().to_str().unwrap(), "--listen", "off", "--metrics", "off"]);
+    assert_eq!(answer.code, 7, "{answer:?}");
+    std::fs::remove_file(world.database()).unwrap();
+    let rollback = rusqlite::Connection::open(world.database()).unwrap();
+    rollback.execute_batch("CREATE TABLE t(x)").unwrap();
+    let answer =
+        world.everwhen(&["run", world.database().to_str().unwrap(), "--listen", "off", "--metrics", "off"]);
+    assert_eq!(answer.code, 7, "{answer:?}");
+    assert!(answer.err.contains("journal_mode") || answer.err.contains("--convert-to-wal"), "{answer:?}");
+    rollback.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+}
+
+#[test]
+fn a_database_that_does_not_exist_yet_is_protected_when_it_comes() {
+    let world = World::new(PROGRAM);
+    let mut daemon = world.daemon();
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    let app = world.connect();
+    app.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (7)").unwrap();
+    daemon.settle();
+    let (answer, target) = world.restore(&["--latest"], "x.db");
+    let _ = answer.exits(0);
+    let value: i64 = rusqlite::Connection::open(target)
+        .unwrap()
+        .query_row("SELECT x FROM t", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(value, 7);
+}
+
+#[test]
+fn places_without_a_repository_are_named() {
+    let world = World::new(PROGRAM);
+    drop(world.connect());
+    for verb in ["history", "points"] {
+        let answer = world.everwhen(&[verb, world.database().to_str().unwrap(), "--json"]);
+        assert_ne!(answer.code, 0);
+        assert!(answer.error()["advice"].is_string(), "{answer:?}");
+    }
+    let answer = world.everwhen(&["history", "app", "--store", "s3://127.0.0.1-nowhere/x", "--json"]);
+    assert_ne!(answer.code, 0);
+}
+
+#[test]
+fn two_daemons_with_one_state_folder_are_refused() {
+    let world = World::new(PROGRAM);
+    drop(world.connect());
+    let mut daemon = world.daemon();
+    daemon.settle();
+    let answer =
+        world.everwhen(&["run", world.database().to_str().unwrap(), "--listen", "off", "--metrics", "off"]);
+    assert_eq!(answer.code, 3, "{answer:?}");
+    daemon.settle();
+}
+
+#[test]
+fn a_database_replaced_under_the_daemon_is_noticed_and_captured() {
+    let world = World::new(PROGRAM);
+    let app = world.connect();
+    app.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)").unwrap();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    let other = rusqlite::Connection::open(world.path("other.db")).unwrap();
+    other.pragma_update(None, "journal_mode", "wal").unwrap();
+    other.execute_batch("CREATE TABLE u(y); INSERT INTO u VALUES (42)").unwrap();
+    drop(other);
+    drop(app);
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(world.path(&format!("app.db{suffix}")));
+    }
+    std::fs::rename(world.path("other.db"), world.database()).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let _ = std::fs::remove_file(world.path("x.db"));
+        let (answer, target) = world.restore(&["--latest"], "x.db");
+        let found = (answer.code == 0).then(|| {
+            rusqlite::Connection::open(target)
+                .unwrap()
+                .query_row("SELECT y FROM u", [], |row| row.get::<_, i64>(0))
+                .ok()
+        });
+        if found.flatten() == Some(42) {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{}", world.daemon_log());
+    }
+    daemon.settle();
+    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    assert!(!history["gaps"].as_array().unwrap().is_empty(), "{history}");
+}

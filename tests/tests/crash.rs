@@ -1,0 +1,161 @@
+//! `kill -9` at every named step of the pipeline and at random: nothing acknowledged is lost, and every commit that the
+//! source's own log still holds is a restore point of its own.
+
+use std::time::Duration;
+
+use everwhen_engine::failpoint;
+use everwhen_tests::{Daemon, Oracle, World, image_of};
+use rusqlite::Connection;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
+
+fn insert(app: &mut Connection, id: i64, oracle: &mut Oracle) {
+    app.execute("INSERT INTO t VALUES (?1, ?2)", rusqlite::params![id, "x".repeat(50)]).unwrap();
+    oracle.remember(id, app);
+}
+
+/// Every remembered image is found among the restore points, in order, and the newest point is the newest image.
+fn every_commit_is_a_point(world: &World, oracle: &Oracle, step: &str) {
+    let points = world.points();
+    let positions: Vec<&str> = points.iter().map(|point| point["position"].as_str().unwrap()).collect();
+    let mut images = Vec::new();
+    for (at, position) in positions.iter().enumerate() {
+        let (answer, target) = world.restore(&["--position", position], &format!("check-{at}.db"));
+        if answer.code == 4 {
+            continue; // before the first complete base
+        }
+        let _ = answer.exits(0);
+        images.push(image_of(&mut Connection::open(&target).unwrap()));
+        std::fs::remove_file(target).unwrap();
+    }
+    let mut found = images.iter();
+    for mark in oracle.marks() {
+        let image = oracle.image(mark).unwrap();
+        assert!(
+            found.any(|restored| restored == image),
+            "{step}: commit {mark} is no restore point\n{}",
+            world.daemon_log()
+        );
+    }
+    assert_eq!(
+        images.last().map(Vec::as_slice),
+        oracle.marks().last().and_then(|mark| oracle.image(mark)),
+        "{step}"
+    );
+}
+
+fn commits_around_a_crash(point: &str, occurrence: u32) {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut oracle = Oracle::default();
+    let start_points = [
+        "timeline_before_claim",
+        "timeline_after_claim",
+        "base_before_manifest",
+        "base_after_manifest",
+        "pack_after_put",
+        "table_before_rename",
+        "table_after_rename",
+    ];
+    let at_start = start_points.contains(&point) && occurrence == 1;
+    if !at_start {
+        let mut daemon = world.daemon();
+        daemon.settle();
+        assert!(daemon.terminate().success());
+    }
+    // Now with the trap: commits until it dies, and some after.
+    let mut daemon = world.daemon_with(&[], &[("EVERWHEN_FAILPOINT", &format!("{point}:{occurrence}"))]);
+    let mut id = 0;
+    while daemon.wait_for_death(Duration::from_millis(15)).is_err() && id < 150 {
+        // Before there is a base, commits cannot be promised; remember only what comes after a first settled start.
+        if at_start {
+            app.execute("INSERT INTO t VALUES (?1, 'early')", [1000 + id]).unwrap();
+        } else {
+            insert(&mut app, id, &mut oracle);
+        }
+        if id == 60 && point == "part_spooled" {
+            app.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        }
+        id += 1;
+    }
+    daemon.kill();
+    let mut daemon: Daemon<'_> = world.daemon();
+    daemon.settle();
+    for more in 0..3 {
+        insert(&mut app, 500 + more, &mut oracle);
+        daemon.settle();
+    }
+    every_commit_is_a_point(&world, &oracle, point);
+    let _ = world.everwhen(&["verify", world.database().to_str().unwrap(), "--deep"]).exits(0);
+}
+
+#[test]
+fn a_kill_at_each_named_step_loses_no_commit() {
+    for point in failpoint::ALL {
+        commits_around_a_crash(point, 1);
+    }
+}
+
+#[test]
+fn a_kill_at_a_later_passage_of_the_hot_steps_loses_no_commit() {
+    for point in ["part_closed", "journal_appended", "segment_before_put", "segment_after_put"] {
+        commits_around_a_crash(point, 4);
+    }
+}
+
+#[test]
+fn kills_at_random_moments_lose_no_commit() {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut oracle = Oracle::default();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    let mut id = 0;
+    for round in 0..8u64 {
+        for _ in 0..(5 + round * 7 % 11) {
+            insert(&mut app, id, &mut oracle);
+            id += 1;
+            std::thread::sleep(Duration::from_millis(round * 13 % 29));
+        }
+        daemon.kill();
+        // Some commits while nobody looks: the log still has them.
+        for _ in 0..round % 3 {
+            insert(&mut app, id, &mut oracle);
+            id += 1;
+        }
+        daemon = world.daemon();
+    }
+    daemon.settle();
+    every_commit_is_a_point(&world, &oracle, "random kills");
+}
+
+#[test]
+fn what_was_called_durable_survives_a_kill_and_the_loss_of_the_local_state() {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut oracle = Oracle::default();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    insert(&mut app, 1, &mut oracle);
+    daemon.settle();
+    let durable = world.status().unwrap()["durable"]["position"].as_str().unwrap().to_owned();
+    daemon.kill();
+    std::fs::remove_dir_all(world.repository().join("local")).unwrap();
+    let (answer, target) = world.restore(&["--position", &durable], "durable.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(1).unwrap());
+    // And protection goes on, on a timeline of its own, without a gap: the state is the same.
+    insert(&mut app, 2, &mut oracle);
+    let mut daemon = world.daemon();
+    daemon.settle();
+    insert(&mut app, 3, &mut oracle);
+    daemon.settle();
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(3).unwrap());
+    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    assert_eq!(history["timelines"].as_array().unwrap().len(), 2, "{history}");
+}
