@@ -1,5 +1,6 @@
 //! A daemon to ask.
 
+use std::error::Error;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
@@ -51,7 +52,11 @@ async fn connect_socket(path: &Path) -> Result<Client, Failure> {
 
 async fn reach(endpoint: Endpoint, address: &str) -> Result<Client, Failure> {
     let endpoint = endpoint.connect_timeout(PATIENCE);
-    let channel = endpoint.connect().await.map_err(|error| unreachable(address).caused_by(&error))?;
+    let channel = endpoint.connect().await.map_err(|error| match error.source() {
+        // The outermost says "transport error", which says nothing.
+        Some(cause) => unreachable(address).caused_by(cause),
+        None => unreachable(address).caused_by(&error),
+    })?;
     Ok(Client { inner: EverwhenClient::new(channel) })
 }
 

@@ -19,6 +19,20 @@ pub(crate) struct Nearest {
     pub(crate) after: Option<PointView>,
 }
 
+/// The documented form on standard error with `--json`.
+#[derive(Serialize)]
+struct Errors<'f> {
+    error: ErrorView<'f>,
+}
+
+#[derive(Serialize)]
+struct ErrorView<'f> {
+    kind: &'static str,
+    message: String,
+    advice: Option<&'f str>,
+    nearest: Nearest,
+}
+
 /// An error on its way out of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -107,14 +121,14 @@ impl Failure {
     }
 
     fn render_json(&self) -> String {
-        let nearest = self.nearest.as_deref().cloned().unwrap_or_default();
-        let error = serde_json::json!({ "error": {
-            "kind": self.kind.name(),
-            "message": self.message(),
-            "advice": self.advice,
-            "nearest": nearest,
-        }});
-        format!("{error}\n")
+        let error = ErrorView {
+            kind: self.kind.name(),
+            message: self.message(),
+            advice: self.advice.as_deref(),
+            nearest: self.nearest.as_deref().cloned().unwrap_or_default(),
+        };
+        // Texts and options of texts: writing them cannot fail.
+        serde_json::to_string(&Errors { error }).unwrap_or_default() + "\n"
     }
 
     fn render_text(&self) -> String {

@@ -30,9 +30,9 @@ use failure::Failure;
 #[must_use]
 pub fn main() -> ExitCode {
     let command = Cli::command().mut_subcommand("run", cli::with_configuration);
-    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+    let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return told_by_parser(&error),
     };
     let json = cli.verb.json();
     match perform(cli) {
@@ -42,6 +42,19 @@ pub fn main() -> ExitCode {
             failure.exit_code().into()
         }
     }
+}
+
+/// Help and version are answers; anything else is a usage error, as JSON when that was asked for.
+fn told_by_parser(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let text = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let failure = Failure::usage(text).advise("see `everwhen help`, or --help of the command");
+        eprint!("{}", failure.render(true));
+        return failure.exit_code().into();
+    }
+    let _ = error.print();
+    u8::try_from(error.exit_code()).unwrap_or(2).into()
 }
 
 fn perform(cli: Cli) -> Result<(), Failure> {

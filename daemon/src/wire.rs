@@ -1,5 +1,7 @@
 //! Between the API's words and the engine's: times, positions, targets, kinds. The only place that converts them.
 
+use std::fmt::Display;
+
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
 use everwhen_engine::plan::Target;
@@ -26,7 +28,7 @@ pub(crate) fn time_in(time: &prost_types::Timestamp) -> Timestamp {
 }
 
 /// A point as the API says it.
-pub(crate) fn point_out(position: impl ToString, time: Option<Timestamp>) -> v1::Point {
+pub(crate) fn point_out(position: impl Display, time: Option<Timestamp>) -> v1::Point {
     v1::Point { position: position.to_string(), time: time.map(time_out) }
 }
 

@@ -1,25 +1,26 @@
 //! Answers about one database, from its repository.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use everwhen_engine::history::{History, Seen, SegmentEntry};
 use everwhen_engine::ids::{Position, TxId};
 use everwhen_engine::plan::{RestorePlan, Target, route};
 use everwhen_engine::repository::Repository;
-use everwhen_engine::restore::{self, Cancel, Options, RestoreError, RestoreReport};
+use everwhen_engine::restore::{self, Cancel, Inventory, Options, RestoreError, RestoreReport};
 use everwhen_engine::sqlite::lock_byte_page;
 use everwhen_engine::store::keys::SegmentKey;
 use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::Transaction;
+use everwhen_engine::verify::{self, VerifyOptions, VerifyProgressFn, VerifyReport};
 use everwhen_proto::v1;
 use everwhen_proto::v1::restore_response::Event;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::objects::RepositoryObjects;
-use super::repository::{Record, described, findings, set_record, url};
+use super::repository::{Record, described, set_record, url};
 use crate::answers::Parts;
 use crate::failure::{Failure, Nearest};
 use crate::view::PointView;
@@ -48,8 +49,14 @@ impl DatabaseReader {
         Self { repository, record, seen }
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.record.name
+    }
+
     async fn build_history(&self) -> Result<History, Failure> {
-        let mut findings = findings(&self.repository, self.record.id).await?;
+        let objects = RepositoryObjects(self.repository.clone());
+        let mut findings = objects.findings(self.record.id).await.map_err(|error| Failure::of(&error))?;
         findings.seen.extend(self.seen);
         Ok(History::build(self.record.id, findings))
     }
@@ -154,13 +161,24 @@ impl DatabaseReader {
         let _ = events.send(Event::Plan(plan_out(&plan))).await;
         let told = Arc::new(move |progress| drop(events.try_send(Event::Progress(progress_out(&progress)))));
         let objects = RepositoryObjects(self.repository.clone());
-        let options = Options {
-            sidecar_suffixes: SIDECARS,
-            left_out: |size| Some(lock_byte_page(size)),
-            ..Options::default()
-        };
+        let options = sqlite_options();
         let report = restore::restore(&objects, &history, target, now, &to, &options, told, &cancel).await;
         report.map(|report| report_out(&report)).map_err(|error| restore_failure(&error))
+    }
+
+    /// Verifies what the repository holds of it; with a folder for scratch files, also by rebuilding every state.
+    pub(crate) async fn verify(
+        &self,
+        deep_in: Option<&Path>,
+        progress: VerifyProgressFn,
+        cancel: &Cancel,
+    ) -> Result<VerifyReport, Failure> {
+        let objects = RepositoryObjects(self.repository.clone());
+        let history = self.build_history().await?;
+        let packs = objects.packs(self.record.id).await.map_err(|error| Failure::of(&error))?;
+        let restore = sqlite_options();
+        let options = VerifyOptions { deep_in, restore: &restore, progress, cancel };
+        verify::verify(&objects, &history, &packs, &options).await.map_err(|error| Failure::of(&error))
     }
 
     /// Changes the record.
@@ -168,6 +186,11 @@ impl DatabaseReader {
         let record = set_record(&self.repository, self.record.clone(), &request.name, &request.class).await?;
         Ok(described(&record, &url(&self.repository)))
     }
+}
+
+/// What a restore must know of SQLite.
+fn sqlite_options() -> Options {
+    Options { sidecar_suffixes: SIDECARS, left_out: |size| Some(lock_byte_page(size)), ..Options::default() }
 }
 
 /// A restore under way, as a stream of its messages. Cancelled when dropped.

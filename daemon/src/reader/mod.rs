@@ -50,6 +50,16 @@ impl Reader {
         Ok(Some(named.to_owned()))
     }
 
+    /// One database, or all.
+    pub(crate) async fn all(&self, called: Option<&str>) -> Result<Vec<DatabaseReader>, Failure> {
+        if let Some(called) = called {
+            return Ok(vec![self.database(called).await?]);
+        }
+        let records = self.records.records().await?;
+        let reader = |record| DatabaseReader::new(self.records.repository.clone(), record, None);
+        Ok(records.into_iter().map(reader).collect())
+    }
+
     async fn database(&self, called: &str) -> Result<DatabaseReader, Failure> {
         let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
         let seen = self.seen(&record.id.to_string()).await;

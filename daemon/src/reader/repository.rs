@@ -1,9 +1,7 @@
 //! Opening repositories, and the records of the databases in them.
 
 use everwhen_engine::error::ErrorKind;
-use everwhen_engine::history::{BaseEntry, Findings, SegmentEntry, Timeline};
-use everwhen_engine::ids::DatabaseId;
-use everwhen_engine::repository::{DatabaseRecord, Repository, RepositoryError};
+use everwhen_engine::repository::{DatabaseRecord, Repository};
 use everwhen_proto::v1;
 
 use crate::config::Config;
@@ -72,6 +70,11 @@ impl Records {
         Ok(if records.len() == 1 { records.pop() } else { None })
     }
 
+    /// All records, ordered by name.
+    pub(crate) async fn records(&self) -> Result<Vec<Record>, Failure> {
+        self.repository.databases().await.map_err(|error| Failure::of(&error))
+    }
+
     /// All databases, ordered by name.
     pub(crate) async fn all(&self) -> Result<Vec<v1::Database>, Failure> {
         let records = self.repository.databases().await.map_err(|error| Failure::of(&error))?;
@@ -80,32 +83,6 @@ impl Records {
         databases.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(databases)
     }
-}
-
-/// What there is of a database. Marks first, then bases, then segments: a mark vouches for segments that were there when
-/// it was written.
-pub(crate) async fn findings(repository: &Repository, database: DatabaseId) -> Result<Findings, Failure> {
-    let failed = |error: RepositoryError| Failure::of(&error);
-    let claims = repository.timelines(database).await.map_err(failed)?;
-    let bases = repository.bases(database).await.map_err(failed)?;
-    let mut segments = Vec::new();
-    for claim in &claims {
-        segments.extend(repository.segments(database, claim.id, None).await.map_err(failed)?);
-    }
-    let timelines = claims.into_iter().map(|claim| Timeline {
-        id: claim.id,
-        parent: claim.parent,
-        why: claim.why,
-        host: claim.host,
-        host_name: claim.host_name,
-        claimed_at: claim.claimed_at,
-    });
-    Ok(Findings {
-        timelines: timelines.collect(),
-        segments: segments.into_iter().map(|(key, size)| SegmentEntry { key, size }).collect(),
-        bases: bases.into_iter().map(|(key, size)| BaseEntry { key, size }).collect(),
-        seen: Vec::new(),
-    })
 }
 
 /// Writes a new version of a record.

@@ -26,7 +26,7 @@ pub(crate) fn service(answers: Arc<dyn Answers>) -> Service {
 
 /// Decides whether a call may go on. Everyone who reaches the daemon may: doors beyond this machine must be opened by
 /// name, and the sockets belong to the daemon's user.
-#[expect(clippy::result_large_err, clippy::unnecessary_wraps, reason = "tonic's form of an interceptor")]
+#[expect(clippy::unnecessary_wraps, reason = "tonic's form of an interceptor")]
 fn admit(request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }

@@ -52,6 +52,7 @@ impl Daemon {
         let (guards, homes) = (RwLock::default(), Mutex::default());
         let daemon = Self { told, started: Timestamp::now(), guards, homes, new_homes };
         let daemon = Arc::new(daemon);
+        let asked = fit_or_refused(asked).await?;
         daemon.open_shared_home().await?;
         let mut failures = Vec::new();
         for entry in asked {
@@ -64,9 +65,16 @@ impl Daemon {
             }
         }
         let waiting = daemon.guards().iter().filter(|guard| guard.is_waiting()).count();
-        match failures.into_iter().next() {
+        let mut failures = failures.into_iter();
+        match failures.next() {
             Some(first) if waiting == daemon.guards().len() => Err(first),
-            _ => Ok((daemon, tells_of_homes)),
+            first => {
+                first
+                    .into_iter()
+                    .chain(failures)
+                    .for_each(|failure| tracing::error!("{}", failure.message()));
+                Ok((daemon, tells_of_homes))
+            }
         }
     }
 
@@ -89,10 +97,7 @@ impl Daemon {
             return Ok(());
         }
         let guard = self.prepare(DatabaseEntry { path: path.into(), ..entry }, added).await?;
-        if let Err(failure) = guard.start().await {
-            tracing::error!("{}", failure.message());
-            failures.push(failure);
-        }
+        failures.extend(guard.start().await.err());
         self.keep(guard);
         Ok(())
     }
@@ -200,6 +205,18 @@ impl Daemon {
     }
 }
 
+/// Looks at all databases before anything is made for any. If none can be captured, that is a failure.
+async fn fit_or_refused(asked: Vec<DatabaseEntry>) -> Result<Vec<DatabaseEntry>, Failure> {
+    let mut first = None;
+    for entry in &asked {
+        match Guard::check(entry).await {
+            Ok(()) => return Ok(asked),
+            Err(failure) => first = first.or(Some(failure)),
+        }
+    }
+    first.map_or(Ok(asked), Err)
+}
+
 /// A database that a question is about.
 struct Subject {
     home: Arc<Home>,
@@ -249,6 +266,7 @@ impl Answers for Arc<Daemon> {
                 )
                 .advise("give this one a name of its own"));
             }
+            Guard::check(&entry).await?;
             let guard = self.prepare(entry.clone(), true).await?;
             guard.start().await?;
             self.keep(Arc::clone(&guard));

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, RwLock};
 
+use everwhen_engine::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
+use everwhen_engine::error::ErrorKind;
 use everwhen_engine::protect::{self, ProtectOptions, Protection, ProtectionStatus};
 use everwhen_proto::v1;
 
@@ -46,10 +48,7 @@ impl Guard {
         let options = home.options_for(&entry, flush);
         let captured_class = class.is_none_or(|class| class.captured);
         let watch = if captured_class {
-            Watch::Waiting(Failure::new(
-                everwhen_engine::error::ErrorKind::Failed,
-                "protection has not begun",
-            ))
+            Watch::Waiting(Failure::new(ErrorKind::Failed, "protection has not begun"))
         } else {
             Watch::LeftAlone
         };
@@ -80,7 +79,7 @@ impl Guard {
             Watch::Running(protection) => Ok(protection),
             Watch::Waiting(failure) => Err(failure),
             Watch::LeftAlone => Err(Failure::new(
-                everwhen_engine::error::ErrorKind::Refused,
+                ErrorKind::Refused,
                 format!(
                     "'{}' is of class '{}', which is not captured",
                     self.entry().name(),
@@ -94,6 +93,25 @@ impl Guard {
     /// Whether it should run and does not.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.watch(), Watch::Waiting(_))
+    }
+
+    /// Looks whether the database can be captured at all, before anything is made for it. One that does not exist yet
+    /// can: it is waited for, if its folder is there.
+    pub(crate) async fn check(entry: &DatabaseEntry) -> Result<(), Failure> {
+        let cannot = || format!("cannot protect {}", entry.path.display());
+        let folder = entry.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let missing = format!("{}: there is no folder {}", cannot(), folder.display());
+            return Err(Failure::new(ErrorKind::TargetUnfit, missing));
+        }
+        let path = entry.path.clone();
+        let options = SqliteOptions { convert_to_wal: entry.convert_to_wal, ..SqliteOptions::default() };
+        let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, options).map(drop)).await;
+        let opened = opened.map_err(|died| Failure::new(ErrorKind::Failed, cannot()).caused_by(&died))?;
+        match opened {
+            Ok(()) | Err(SqliteSourceError::NotThere { .. }) => Ok(()),
+            Err(error) => Err(Failure::of(&error).while_(cannot())),
+        }
     }
 
     /// Begins, or tries again.
@@ -120,6 +138,7 @@ impl Guard {
         let Watch::Running(protection) = self.watch() else { return };
         let name = self.entry().name();
         match protection.stop().await {
+            Ok(status) if status.captured.is_none() => {}
             Ok(status) if status.lag_ms == 0 => tracing::info!("{name}: everything is durable"),
             Ok(status) => tracing::warn!(
                 "{name}: {} bytes could not be stored; they lie in the spool and go on with the next start",

@@ -91,7 +91,7 @@ impl Tour {
         self.compare(&restored, before, &shop, after)?;
 
         self.step("7. What it took").await?;
-        self.accounts()?;
+        self.accounts(&shop)?;
         running.stop().await;
         self.farewell()
     }
@@ -177,8 +177,8 @@ impl Tour {
         say("That is to the cent what the books said just before the DELETE.")
     }
 
-    fn accounts(&self) -> Result<(), Failure> {
-        let database = std::fs::metadata(&self.shop).map(|meta| meta.len()).unwrap_or(0);
+    fn accounts(&self, shop: &Shop) -> Result<(), Failure> {
+        let database = shop.size()?;
         let history = size_of(&own_folder(&self.shop).join("db"));
         say(&format!(
             "shop.db: {}. Its whole history, every commit of it: {}.",
@@ -261,6 +261,13 @@ impl Shop {
         self.connection
             .query_row(sql, [], |row| Ok(Books { orders: row.get(0)?, cents: row.get(1)? }))
             .map_err(wrong)
+    }
+
+    /// With what still lies in its log.
+    fn size(&self) -> Result<u64, Failure> {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let bytes: i64 = self.connection.query_row(sql, [], |row| row.get(0)).map_err(wrong)?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
     fn is_sound(&self) -> Result<String, Failure> {

@@ -77,6 +77,11 @@ pub(crate) fn is_called(database: &v1::Database, name: &str) -> bool {
     [&database.name, &database.path, &database.id].into_iter().any(|known| known == name)
 }
 
+/// What a database is called: a path in its one spelling, a name or id as it is.
+pub(crate) fn named(database: &str) -> String {
+    if looks_like_a_path(database) { spelt(Path::new(database)) } else { database.to_owned() }
+}
+
 /// A name with a slash, or of a file (or its history) that is here, is a path.
 fn looks_like_a_path(name: &str) -> bool {
     let path = Path::new(name);

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use everwhen_engine::protect::Health;
+
 use crate::cli;
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
@@ -167,7 +169,16 @@ fn announce(daemon: &Arc<Daemon>) {
         let entry = guard.entry();
         let store = guard.home.url();
         match guard.protection() {
-            Ok(_) => tracing::info!("protecting {} ('{}') into {store}", entry.path.display(), entry.name()),
+            Ok(protection) => {
+                let (path, name) = (entry.path.display(), entry.name());
+                match protection.status().reasons.first() {
+                    // The first base is always on its way at this moment.
+                    Some(why) if protection.status().health == Health::Failing => {
+                        tracing::warn!("not protecting {path} ('{name}') yet: {why}");
+                    }
+                    _ => tracing::info!("protecting {path} ('{name}') into {store}"),
+                }
+            }
             Err(why) => tracing::warn!("not protecting {}: {}", entry.path.display(), why.message()),
         }
     }

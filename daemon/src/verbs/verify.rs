@@ -1,8 +1,113 @@
 //! `everwhen verify`.
 
+use std::sync::Arc;
+
+use everwhen_engine::error::ErrorKind;
+use everwhen_engine::restore::Cancel;
+use everwhen_engine::verify::{VerifyProgress, VerifyReport};
+use everwhen_proto::v1;
+use serde::Serialize;
+
+use super::reach::named;
 use crate::cli;
 use crate::failure::Failure;
+use crate::output::{self, Progress};
+use crate::place::Told;
+use crate::reader::Reader;
+use crate::view::text::{counted, size, span};
 
-pub(crate) async fn verify(_verb: cli::Verify) -> Result<(), Failure> {
-    Err(Failure::usage("interim"))
+/// `verify --json`.
+#[derive(Debug, Serialize)]
+struct VerifyView {
+    sound: bool,
+    databases: Vec<DatabaseVerified>,
+}
+
+/// One database of `verify --json`.
+#[derive(Debug, Serialize)]
+struct DatabaseVerified {
+    name: String,
+    #[serde(flatten)]
+    report: VerifyReport,
+}
+
+pub(crate) async fn verify(verb: cli::Verify) -> Result<(), Failure> {
+    let told = Told::by(&verb.place)?;
+    let wanted = verb.database.as_deref().map(named);
+    let place = told.place_to_read(wanted.as_deref())?;
+    let reader = Reader::open(&place, &told.config, None).await?;
+    let wanted = reader.name_of(wanted.as_deref()).await?;
+    // The scratch files of a deep verification hold whole databases: they go where the user's temporary files go.
+    let scratch = if verb.deep { Some(scratch_folder()?) } else { None };
+    let cancel = Cancel::new();
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.cancel();
+        }
+    });
+    let mut databases = Vec::new();
+    for database in reader.all(wanted.as_deref()).await? {
+        let progress = Arc::new(Progress::new(verb.json.json));
+        let shown = Arc::clone(&progress);
+        let tell = Arc::new(move |now| shown.show(&progress_of(now)));
+        let folder = scratch.as_ref().map(tempfile::TempDir::path);
+        let report = database.verify(folder, tell, &cancel).await;
+        progress.done();
+        databases.push(DatabaseVerified { name: database.name().to_owned(), report: report? });
+    }
+    let view = VerifyView { sound: databases.iter().all(|one| one.report.is_sound()), databases };
+    output::report(verb.json.json, &view, || text(&view))?;
+    if view.sound { Ok(()) } else { Err(damaged(&view)) }
+}
+
+fn scratch_folder() -> Result<tempfile::TempDir, Failure> {
+    let folder = tempfile::Builder::new().prefix("everwhen-verify-").tempdir();
+    folder.map_err(|error| {
+        Failure::io("cannot make a folder for the rebuilt databases", &error)
+            .advise("set TMPDIR to a folder with room for the largest database")
+    })
+}
+
+fn progress_of(now: VerifyProgress) -> v1::RestoreProgress {
+    let (phase, done_bytes, total_bytes) =
+        if now.transactions > 0 { ("replay", now.bytes, 0) } else { ("read", now.bytes, now.total_bytes) };
+    v1::RestoreProgress { phase: phase.into(), done_bytes, total_bytes, ..v1::RestoreProgress::default() }
+}
+
+fn text(view: &VerifyView) -> String {
+    let mut text = String::new();
+    for DatabaseVerified { name, report } in &view.databases {
+        let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
+        let took = span(std::time::Duration::from_millis(report.elapsed_ms));
+        text.push_str(&format!(
+            "{name}  {verdict}: {} read ({}, {}, {}), {}, in {took}\n",
+            counted(report.objects, "object", "objects"),
+            counted(report.segments, "segment", "segments"),
+            counted(report.bases, "base", "bases"),
+            counted(report.packs, "pack", "packs"),
+            size(report.bytes),
+        ));
+        if report.deep {
+            let through = report.proven_through.map(|at| format!(", through {at}")).unwrap_or_default();
+            let proven = counted(report.proven_transactions, "state", "states");
+            text.push_str(&format!("  {proven} rebuilt and proven{through}\n"));
+        }
+        for problem in &report.problems {
+            text.push_str(&format!("  ! {}: {}\n", problem.object, problem.what));
+        }
+    }
+    if view.databases.is_empty() {
+        text.push_str("no databases\n");
+    }
+    text
+}
+
+fn damaged(view: &VerifyView) -> Failure {
+    let problems: usize = view.databases.iter().map(|one| one.report.problems.len()).sum();
+    Failure::new(
+        ErrorKind::Damaged,
+        format!("the repository is damaged: {}", counted(problems as u64, "problem", "problems")),
+    )
+    .advise("`everwhen history DB` shows what can still be restored")
 }

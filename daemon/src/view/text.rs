@@ -31,7 +31,8 @@ fn local(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "?".into(), Timestamp::in_local_zone)
 }
 
-fn counted(number: u64, one: &str, many: &str) -> String {
+/// `1 page`, `2 pages`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
@@ -76,7 +77,7 @@ fn one_status(text: &mut String, db: &DatabaseStatusView, now: Timestamp) {
     match db.lag_ms {
         Some(0) => line("lag", "none: every captured commit is durable".into()),
         Some(ms) => {
-            line("lag", format!("{} since the oldest commit that waits", span(Duration::from_millis(ms))))
+            line("lag", format!("{} since the oldest commit that waits", span(Duration::from_millis(ms))));
         }
         None => {}
     }
