@@ -121,3 +121,122 @@ fn why(reason: ForkReason) -> &'static str {
         ForkReason::Unknown => "a newer Everwhen knows why",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::ids::HostId;
+    use crate::page::PageSize;
+    use crate::plan::Target;
+    use crate::repository::{
+        Claim, CreateOptions, KeySource, NewDatabase, NewTimeline, RepositoryKey, SeenEntry,
+    };
+    use crate::restore::testing::World;
+    use crate::restore::{Cancel, Options, history_of, restore};
+    use crate::store::Store;
+    use crate::verify::{VerifyOptions, verify};
+
+    const HOST: [u8; 8] = [3; 8];
+
+    /// A repository that holds what a world holds.
+    async fn filled(url: &str, encryption: Option<KeySource>) -> (Repository, DatabaseId, World) {
+        let now = Timestamp::from_micros(1);
+        let options = CreateOptions { encryption, location: String::new(), now };
+        let repository = Repository::create(Store::open(url).unwrap(), options).await.unwrap();
+        let (host, host_name) = (HostId::from_bytes(HOST), "here".to_owned());
+        let new = NewDatabase {
+            name: "app".to_owned(),
+            source: "/srv/app.db".to_owned(),
+            engine: "sqlite".to_owned(),
+            class: "production".to_owned(),
+            origin: None,
+            host,
+            host_name: host_name.clone(),
+            now,
+        };
+        let database = repository.register_database(new).await.unwrap().id;
+        let hasher = repository.hasher(database).await.unwrap();
+        let mut world = World::of(database, hasher, PageSize::MIN, 20);
+        for step in 0..24_u32 {
+            world.commit(20 + step % 5, &[(step % 9 + 1, u64::from(step) + 900), (2, u64::from(step))]);
+            match step {
+                3 | 4 | 9 => world.cut(),
+                7 | 14 => world.base(),
+                18 => world.fork(1),
+                _ => {}
+            }
+        }
+        world.cut();
+        world.seen();
+        for key in world.objects.keys() {
+            let bytes = world.objects.bytes(&key);
+            if let Ok(key) = SegmentKey::parse(&key) {
+                repository.put_segment(&key, bytes).await.unwrap();
+            } else if let Ok(key) = BaseKey::parse(&key) {
+                repository.put_base(&key, bytes).await.unwrap();
+            } else {
+                let digest = key.rsplit('/').next().unwrap().parse().unwrap();
+                repository.put_pack(database, digest, bytes).await.unwrap();
+            }
+        }
+        for timeline in &world.findings.timelines {
+            let reason = ForkReason::SourceBehind;
+            let (id, parent, now) = (timeline.id, timeline.parent, timeline.claimed_at);
+            let new = NewTimeline { id, parent, reason, host, host_name: host_name.clone(), now };
+            assert!(matches!(repository.claim_timeline(database, new).await.unwrap(), Claim::Won(_)));
+        }
+        let seen = world.findings.seen.last().unwrap();
+        let entry = SeenEntry { position: seen.position, through: seen.time };
+        repository.put_seen(host, Timestamp::now(), vec![(database, entry)]).await.unwrap();
+        (repository, database, world)
+    }
+
+    async fn everything_is_restored(url: &str, encryption: Option<KeySource>) {
+        let (repository, database, world) = filled(url, encryption).await;
+        let history = history_of(&repository, database).await.unwrap();
+        let mut expected = world.history().report();
+        let found = history.report();
+        expected.timelines.clone_from(&found.timelines);
+        assert_eq!(found, expected);
+        let folder = TempDir::new().unwrap();
+        let options = Options { reserve_bytes: 0, ..Options::default() };
+        for (position, (_, image)) in &world.images {
+            let to = folder.path().join(position.to_string().replace('/', "-"));
+            let target = Target::Position(*position);
+            let (now, progress, cancel) = (Timestamp::MAX, Arc::new(|_| {}), Cancel::new());
+            restore(&repository, &history, target, now, &to, &options, progress, &cancel).await.unwrap();
+            assert!(std::fs::read(&to).unwrap() == *image, "{position}");
+        }
+        let options = VerifyOptions {
+            deep_in: Some(folder.path()),
+            restore: &options,
+            progress: Arc::new(|_| {}),
+            cancel: &Cancel::new(),
+        };
+        let packs = Inventory::packs(&repository, database).await.unwrap();
+        let report = verify(&repository, &history, &packs, &options).await.unwrap();
+        assert_eq!(report.problems, []);
+        assert_eq!(report.proven_transactions, world.images.len() as u64);
+        let lost = world.findings.segments.last().unwrap().key;
+        repository.store().delete(&lost.to_string()).await.unwrap();
+        let report = verify(&repository, &history, &packs, &options).await.unwrap();
+        assert!(report.problems.iter().any(|problem| problem.object == lost.to_string()), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn a_repository_in_the_clear_gives_every_commit_back() {
+        everything_is_restored("memory://restore-in-the-clear", None).await;
+        let folder = TempDir::new().unwrap();
+        everything_is_restored(folder.path().to_str().unwrap(), None).await;
+    }
+
+    #[tokio::test]
+    async fn an_encrypted_repository_gives_every_commit_back() {
+        let key = KeySource::Key(RepositoryKey::generate().unwrap());
+        everything_is_restored("memory://restore-encrypted", Some(key)).await;
+    }
+}
