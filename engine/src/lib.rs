@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod capture;
+pub mod catalog;
 mod compress;
 pub mod digest;
 pub mod error;

@@ -168,6 +168,28 @@ fn a_log_that_is_gone_or_of_another_file_is_not_gone_on_from() {
     assert!(unknown(&path, &resume).contains("another file"));
 }
 
+/// An index set up over an empty log has salts of zero. It looks the same after any number of commits in between.
+#[test]
+fn an_empty_log_is_never_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    insert(&app, 3);
+    drop(app);
+    assert!(!log_of(&path).exists());
+    let mut rig = Rig::attach(&path);
+    assert!(rig.source.page_count() >= 2, "an empty log does not tell the size of the image");
+    let resume = rig.source.resume();
+    rig.settle_and_compare();
+    drop(rig);
+    std::fs::remove_file(log_of(&path)).unwrap();
+    let app = Connection::open(&path).unwrap();
+    insert(&app, 3);
+    drop(app);
+    assert!(!log_of(&path).exists());
+    let reason = unknown(&path, &resume);
+    assert!(reason.contains("empty"), "{reason}");
+}
+
 /// A writer that is killed at its fsync leaves a perfect commit frame of a transaction that nobody was told of; the next
 /// one overwrites it in place.
 #[test]
@@ -211,6 +233,35 @@ fn a_damaged_published_frame_is_never_captured() {
     assert!(started.elapsed() > Duration::from_secs(4));
     assert_eq!(rig.model.commits.len(), 0);
     assert!(format!("{:?}", rig.events).contains("does not continue the log"), "{:?}", rig.events);
+}
+
+/// A writer killed between the two copies of the header leaves an index that nobody can read until the next reader
+/// repairs it. On a quiet database that is us.
+#[test]
+fn an_index_left_half_written_is_repaired_without_any_application() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    let mut rig = Rig::attach(&path);
+    insert(&app, 5);
+    rig.run_until(|rig| rig.poll().idle);
+    let index =
+        std::fs::OpenOptions::new().read(true).write(true).open(format!("{}-shm", path.display())).unwrap();
+    index.write_all_at(&[0xff; 4], 16).unwrap();
+    let copies = || {
+        let mut bytes = [0; 96];
+        index.read_exact_at(&mut bytes, 0).unwrap();
+        bytes[..48] == bytes[48..]
+    };
+    assert!(!copies());
+    let started = Instant::now();
+    rig.run_until(|_| copies());
+    assert!(started.elapsed() < Duration::from_secs(2));
+    insert(&app, 5);
+    rig.settle_and_compare();
+    assert!(rig.events.is_empty());
+    assert_eq!(rig.model.commits.len(), 10);
+    // Closing it would drop the locks of this process.
+    std::mem::forget(index);
 }
 
 /// A log written on a machine of the other byte order: SQLite goes on in the order it finds.

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 /// # Panics
 /// When the database cannot be read.
 #[must_use]
-pub fn image_of(connection: &Connection) -> Vec<u8> {
+pub fn image_of(connection: &mut Connection) -> Vec<u8> {
     connection.serialize("main").expect("serialize").to_vec()
 }
 
@@ -52,7 +52,7 @@ pub struct Oracle {
 
 impl Oracle {
     /// Remembers the present image under `mark`.
-    pub fn remember(&mut self, mark: i64, connection: &Connection) {
+    pub fn remember(&mut self, mark: i64, connection: &mut Connection) {
         self.images.insert(mark, image_of(connection));
     }
 

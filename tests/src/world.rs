@@ -1,6 +1,6 @@
 //! A temporary folder with one database, and the real program run in it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -325,13 +325,4 @@ impl Drop for Daemon<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether two files have the same bytes.
-///
-/// # Panics
-/// When one cannot be read.
-#[must_use]
-pub fn same_bytes(one: &Path, other: &Path) -> bool {
-    std::fs::read(one).expect("read") == std::fs::read(other).expect("read")
 }

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
 
-fn insert(app: &Connection, id: i64, oracle: &mut Oracle) {
+fn insert(app: &mut Connection, id: i64, oracle: &mut Oracle) {
     app.execute("INSERT INTO t VALUES (?1, ?2)", rusqlite::params![id, "x".repeat(50)]).unwrap();
     oracle.remember(id, app);
 }
@@ -25,7 +25,7 @@ fn every_commit_is_a_point(world: &World, oracle: &Oracle, step: &str) {
             continue; // before the first complete base
         }
         let _ = answer.exits(0);
-        images.push(image_of(&Connection::open(&target).unwrap()));
+        images.push(image_of(&mut Connection::open(&target).unwrap()));
         std::fs::remove_file(target).unwrap();
     }
     let mut found = images.iter();
@@ -46,7 +46,7 @@ fn every_commit_is_a_point(world: &World, oracle: &Oracle, step: &str) {
 
 fn commits_around_a_crash(point: &str, occurrence: u32) {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
     let mut oracle = Oracle::default();
     let start_points = [
@@ -72,7 +72,7 @@ fn commits_around_a_crash(point: &str, occurrence: u32) {
         if at_start {
             app.execute("INSERT INTO t VALUES (?1, 'early')", [1000 + id]).unwrap();
         } else {
-            insert(&app, id, &mut oracle);
+            insert(&mut app, id, &mut oracle);
         }
         if id == 60 && point == "part_spooled" {
             app.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
@@ -83,7 +83,7 @@ fn commits_around_a_crash(point: &str, occurrence: u32) {
     let mut daemon: Daemon<'_> = world.daemon();
     daemon.settle();
     for more in 0..3 {
-        insert(&app, 500 + more, &mut oracle);
+        insert(&mut app, 500 + more, &mut oracle);
         daemon.settle();
     }
     every_commit_is_a_point(&world, &oracle, point);
@@ -107,7 +107,7 @@ fn a_kill_at_a_later_passage_of_the_hot_steps_loses_no_commit() {
 #[test]
 fn kills_at_random_moments_lose_no_commit() {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
     let mut oracle = Oracle::default();
     let mut daemon = world.daemon();
@@ -115,14 +115,14 @@ fn kills_at_random_moments_lose_no_commit() {
     let mut id = 0;
     for round in 0..8u64 {
         for _ in 0..(5 + round * 7 % 11) {
-            insert(&app, id, &mut oracle);
+            insert(&mut app, id, &mut oracle);
             id += 1;
             std::thread::sleep(Duration::from_millis(round * 13 % 29));
         }
         daemon.kill();
         // Some commits while nobody looks: the log still has them.
         for _ in 0..round % 3 {
-            insert(&app, id, &mut oracle);
+            insert(&mut app, id, &mut oracle);
             id += 1;
         }
         daemon = world.daemon();
@@ -134,28 +134,28 @@ fn kills_at_random_moments_lose_no_commit() {
 #[test]
 fn what_was_called_durable_survives_a_kill_and_the_loss_of_the_local_state() {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
     let mut oracle = Oracle::default();
     let mut daemon = world.daemon();
     daemon.settle();
-    insert(&app, 1, &mut oracle);
+    insert(&mut app, 1, &mut oracle);
     daemon.settle();
     let durable = world.status().unwrap()["durable"]["position"].as_str().unwrap().to_owned();
     daemon.kill();
     std::fs::remove_dir_all(world.repository().join("local")).unwrap();
     let (answer, target) = world.restore(&["--position", &durable], "durable.db");
     let _ = answer.exits(0);
-    assert!(image_of(&Connection::open(target).unwrap()) == oracle.image(1).unwrap());
+    assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(1).unwrap());
     // And protection goes on, on a timeline of its own, without a gap: the state is the same.
-    insert(&app, 2, &mut oracle);
+    insert(&mut app, 2, &mut oracle);
     let mut daemon = world.daemon();
     daemon.settle();
-    insert(&app, 3, &mut oracle);
+    insert(&mut app, 3, &mut oracle);
     daemon.settle();
     let (answer, target) = world.restore(&["--latest"], "latest.db");
     let _ = answer.exits(0);
-    assert!(image_of(&Connection::open(target).unwrap()) == oracle.image(3).unwrap());
+    assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(3).unwrap());
     let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
     assert_eq!(history["timelines"].as_array().unwrap().len(), 2, "{history}");
 }

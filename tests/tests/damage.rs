@@ -23,15 +23,15 @@ fn objects(folder: &Path) -> Vec<PathBuf> {
 
 fn protected(commits: i64) -> (World, Oracle, Vec<String>) {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
     let mut oracle = Oracle::default();
     let mut daemon = world.daemon();
     daemon.settle();
-    oracle.remember(-1, &app);
+    oracle.remember(-1, &mut app);
     for id in 0..commits {
         app.execute("INSERT INTO t VALUES (?1, ?2)", rusqlite::params![id, "words ".repeat(40)]).unwrap();
-        oracle.remember(id, &app);
+        oracle.remember(id, &mut app);
         daemon.settle();
     }
     assert!(daemon.terminate().success());
@@ -46,7 +46,7 @@ fn exact_or_refused(world: &World, oracle: &Oracle, positions: &[String], what: 
     for (mark, position) in oracle.marks().zip(positions) {
         let (answer, target) = world.restore(&["--position", position], "target.db");
         if answer.code == 0 {
-            let image = image_of(&Connection::open(&target).unwrap());
+            let image = image_of(&mut Connection::open(&target).unwrap());
             assert!(
                 image == oracle.image(mark).unwrap(),
                 "{what}: a wrong state with exit code 0 at {position}"

@@ -8,13 +8,13 @@ use rusqlite::{Connection, params};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
 
 fn restored_image(path: &std::path::Path) -> Vec<u8> {
-    image_of(&Connection::open(path).unwrap())
+    image_of(&mut Connection::open(path).unwrap())
 }
 
 #[test]
 fn three_hundred_paced_commits_are_three_hundred_points_each_byte_equal() {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX i ON t(v)").unwrap();
     let mut daemon = world.daemon();
     daemon.settle();
@@ -23,7 +23,7 @@ fn three_hundred_paced_commits_are_three_hundred_points_each_byte_equal() {
     for id in 0..300i64 {
         app.execute("INSERT INTO t VALUES (?1, ?2)", params![id, format!("value {}", id * 7919 % 300)])
             .unwrap();
-        oracle.remember(id, &app);
+        oracle.remember(id, &mut app);
         next += Duration::from_millis(if id < 100 { 50 } else { 5 });
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -101,7 +101,7 @@ fn a_time_between_two_commits_gives_the_first_of_them() {
 #[test]
 fn vacuum_growth_and_shrinking_are_restored_exactly() {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)").unwrap();
     let mut daemon = world.daemon();
     daemon.settle();
@@ -124,7 +124,7 @@ fn vacuum_growth_and_shrinking_are_restored_exactly() {
         for statement in step.split("; ") {
             app.execute_batch(statement).unwrap();
             mark += 1;
-            oracle.remember(mark, &app);
+            oracle.remember(mark, &mut app);
         }
     }
     daemon.settle();
@@ -144,15 +144,19 @@ fn vacuum_growth_and_shrinking_are_restored_exactly() {
 #[test]
 fn nothing_of_the_users_database_is_changed_by_protecting_it() {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
-    let before =
-        (image_of(&app), app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap());
+    let before = (
+        image_of(&mut app),
+        app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap(),
+    );
     let mut daemon = world.daemon();
     daemon.settle();
     assert!(daemon.terminate().success());
-    let after =
-        (image_of(&app), app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap());
+    let after = (
+        image_of(&mut app),
+        app.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap(),
+    );
     assert!(before == after);
     let tables: i64 = app.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
     assert_eq!(tables, 1);

@@ -12,7 +12,7 @@ pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> bool;
 pub struct Commit {
     /// The size of the image after it, in pages.
     pub image_pages: u32,
-    /// The best estimate of when it was committed: never later than the moment the writer was told.
+    /// The best estimate of when it was committed: never later than the moment the writer was told, if it was `observed`.
     pub time: Timestamp,
     /// The latest moment at which it is known not to have been committed yet.
     pub not_before: Timestamp,

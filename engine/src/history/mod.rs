@@ -17,6 +17,7 @@
 
 pub mod invariants;
 mod line;
+mod report;
 mod windows;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::time::Timestamp;
 
 pub use invariants::Flaw;
 pub(crate) use line::{Line, Piece};
+pub use report::{BaseReport, HistoryReport};
 pub(crate) use windows::Ending;
 
 /// A claim: who writes a timeline, since when, and where it left its parent.

@@ -379,17 +379,16 @@ impl Run {
             driver.board.looked(looked);
             self.flush(driver)?;
             self.upkeep(driver, polled.transactions == 0)?;
-            let until = self.recorder.ship_at(driver.options.flush_interval);
-            let wait =
-                until.map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()).min(WAIT_MAX));
-            self.source.wait(&driver.waker, wait);
+            let wait = self.recorder.ship_in(driver.options.flush_interval, Instant::now());
+            self.source.wait(&driver.waker, wait.map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX)));
         }
     }
 
     /// Ships when the interval has passed or enough has gathered.
     fn flush(&mut self, driver: &Driver) -> Result<(), ProtectError> {
         let now = Instant::now();
-        let due = self.recorder.ship_at(driver.options.flush_interval).is_some_and(|at| at <= now);
+        let due =
+            self.recorder.ship_in(driver.options.flush_interval, now).is_some_and(|wait| wait.is_zero());
         if due || self.recorder.waiting_bytes() >= driver.options.segment_bytes {
             self.recorder.ship(now)?;
         }

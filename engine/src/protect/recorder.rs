@@ -125,11 +125,14 @@ impl Recorder {
         Ok(())
     }
 
-    /// When the first part not yet shipped has waited for the flush interval; `None` when nothing waits.
-    pub(crate) fn ship_at(&self, interval: std::time::Duration) -> Option<Instant> {
+    /// How long what waits to be shipped may still wait; `None` when nothing waits.
+    pub(crate) fn ship_in(&self, interval: std::time::Duration, now: Instant) -> Option<std::time::Duration> {
         let waiting =
             self.open.as_ref().is_some_and(|open| open.committed > 0) || self.outbox.has_unshipped_parts();
-        waiting.then(|| self.last_shipped.map_or_else(Instant::now, |shipped| shipped + interval))
+        waiting.then(|| {
+            self.last_shipped
+                .map_or_else(Default::default, |at| (at + interval).saturating_duration_since(now))
+        })
     }
 
     /// Bytes of the open part and of the closed ones that wait to be shipped together.

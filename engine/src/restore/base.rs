@@ -68,7 +68,7 @@ pub(crate) async fn write_base<O: Objects>(
     tracker: &Arc<Tracker>,
     cancel: &Cancel,
 ) -> Result<(), RestoreError> {
-    let hasher = objects.hasher(manifest.database);
+    let hasher = objects.hasher(manifest.database).await?;
     let tasks = reads_of(&manifest).into_iter().map(|read| {
         let (manifest, file, hasher) = (Arc::clone(&manifest), Arc::clone(file), hasher.clone());
         async move {

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::digest::Hashing;
+use crate::digest::{Hasher, Hashing};
 use crate::history::SegmentEntry;
 use crate::ids::{Digest, Position, TxId};
 use crate::restore::progress::{Cancel, Tracker};
@@ -35,6 +35,8 @@ struct Fetched {
     until: TxId,
     /// The object, unless it is to be read piece by piece.
     whole: Option<Bytes>,
+    /// For the digest of what is read piece by piece.
+    hasher: Hasher,
     _room: OwnedSemaphorePermit,
 }
 
@@ -85,8 +87,10 @@ async fn fetch_all<O: Objects>(
     cancel: &Cancel,
 ) -> Result<(), RestoreError> {
     let room = Arc::new(Semaphore::new(AHEAD_BYTES as usize));
+    let Some(first) = leg.segments.first() else { return Ok(()) };
+    let hasher = objects.hasher(first.key.database).await?;
     let fetches = with_ends(leg).map(|(entry, until)| {
-        let room = Arc::clone(&room);
+        let (room, hasher) = (Arc::clone(&room), hasher.clone());
         async move {
             let whole = entry.size <= WHOLE_BYTES_MAX;
             let bytes = if whole { entry.size } else { PIECE_BYTES };
@@ -98,7 +102,7 @@ async fn fetch_all<O: Objects>(
             if let Some(bytes) = &whole {
                 tracker.read(bytes.len() as u64);
             }
-            Ok::<Fetched, RestoreError>(Fetched { entry, until, whole, _room: room })
+            Ok::<Fetched, RestoreError>(Fetched { entry, until, whole, hasher, _room: room })
         }
     });
     let mut fetched = futures::stream::iter(fetches).buffered(AHEAD);
@@ -124,7 +128,12 @@ fn replay_all<O: Objects, I: PageStore>(
         let key = fetched.entry.key;
         let done = match fetched.whole {
             Some(bytes) => replay.object(&key, fetched.until, Whole { bytes, at: 0 }, &mut image),
-            None => replay.object(&key, fetched.until, Pieces::new(reader, fetched.entry), &mut image),
+            None => replay.object(
+                &key,
+                fetched.until,
+                Pieces::new(reader, fetched.entry, &fetched.hasher),
+                &mut image,
+            ),
         };
         done.map_err(|error| explain(error, &key, path, cancel))?;
     }
@@ -298,8 +307,8 @@ struct Pieces<'a, O: Objects> {
 }
 
 impl<'a, O: Objects> Pieces<'a, O> {
-    fn new(reader: &'a PieceReader<O>, entry: SegmentEntry) -> Self {
-        let hashing = reader.objects.hasher(entry.key.database).start();
+    fn new(reader: &'a PieceReader<O>, entry: SegmentEntry, hasher: &Hasher) -> Self {
+        let hashing = hasher.start();
         Self { reader, entry, asked: 0, taken: 0, here: Bytes::new(), ahead: None, hashing }
     }
 

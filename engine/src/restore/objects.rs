@@ -8,17 +8,27 @@ use bytes::Bytes;
 
 use crate::digest::Hasher;
 use crate::error::{ErrorKind, Explain};
-use crate::history::{Findings, History};
-use crate::ids::{DatabaseId, Digest};
+use crate::history::{BaseEntry, Findings, History, Seen, SegmentEntry, Timeline};
+use crate::ids::{DatabaseId, Digest, TimelineId, TxId};
+use crate::restore::read_transactions;
 use crate::store::keys::{BaseKey, SegmentKey};
+use crate::transaction::Transaction;
 
 /// Gives objects of a repository, opened: what was encrypted is plain again.
 pub trait Objects: Clone + Send + Sync + 'static {
     /// How the names of a database's objects are computed.
-    fn hasher(&self, database: DatabaseId) -> Hasher;
+    fn hasher(&self, database: DatabaseId) -> impl Future<Output = Result<Hasher, ReadError>> + Send;
 
     /// A whole segment, checked against its name.
     fn segment(&self, key: SegmentKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send;
+
+    /// The transactions of a segment, as its parts list them.
+    fn transactions(
+        &self,
+        entry: SegmentEntry,
+    ) -> impl Future<Output = Result<Vec<Transaction>, ReadError>> + Send {
+        read_transactions(self, entry)
+    }
 
     /// Some bytes of a segment, not checked against its name.
     fn segment_range(
@@ -41,14 +51,49 @@ pub trait Objects: Clone + Send + Sync + 'static {
 
 /// Says what a repository holds of a database.
 pub trait Inventory: Objects {
-    /// Claims, segments, bases and marks; the marks were read first.
-    fn findings(&self, database: DatabaseId) -> impl Future<Output = Result<Findings, ReadError>> + Send;
+    /// The claims of timelines.
+    fn timelines(
+        &self,
+        database: DatabaseId,
+    ) -> impl Future<Output = Result<Vec<Timeline>, ReadError>> + Send;
+
+    /// The segments of a timeline that begin after a transaction, or all of them.
+    fn segments(
+        &self,
+        database: DatabaseId,
+        timeline: TimelineId,
+        after: Option<TxId>,
+    ) -> impl Future<Output = Result<Vec<SegmentEntry>, ReadError>> + Send;
+
+    /// The segments of all timelines, claimed or not.
+    fn all_segments(
+        &self,
+        database: DatabaseId,
+    ) -> impl Future<Output = Result<Vec<SegmentEntry>, ReadError>> + Send;
+
+    /// The bases.
+    fn bases(&self, database: DatabaseId) -> impl Future<Output = Result<Vec<BaseEntry>, ReadError>> + Send;
+
+    /// What daemons saw last: the newest mark of each, at least.
+    fn seen(&self, database: DatabaseId) -> impl Future<Output = Result<Vec<Seen>, ReadError>> + Send;
 
     /// All packs, with their sizes in bytes.
     fn packs(
         &self,
         database: DatabaseId,
     ) -> impl Future<Output = Result<Vec<(Digest, u64)>, ReadError>> + Send;
+
+    /// Everything that [`History::build`] takes. Marks are read before the segments they vouch for, claims after the
+    /// segments that were written under them.
+    fn findings(&self, database: DatabaseId) -> impl Future<Output = Result<Findings, ReadError>> + Send {
+        async move {
+            let seen = self.seen(database).await?;
+            let bases = self.bases(database).await?;
+            let segments = self.all_segments(database).await?;
+            let timelines = self.timelines(database).await?;
+            Ok(Findings { timelines, segments, bases, seen })
+        }
+    }
 }
 
 /// Reads what exists of a database.

@@ -111,11 +111,11 @@ pub(crate) async fn transactions_of<O: Objects>(
 ) -> Result<Vec<Transaction>, RestoreError> {
     let entry = history.segments().find(|entry| entry.key == *key);
     let size = entry.map_or(0, |entry| entry.size);
-    Ok(read_transactions(objects, SegmentEntry { key: *key, size }).await?)
+    Ok(objects.transactions(SegmentEntry { key: *key, size }).await?)
 }
 
 /// The transactions of a segment, as its parts list them.
-pub(crate) async fn read_transactions<O: Objects>(
+pub async fn read_transactions<O: Objects>(
     objects: &O,
     entry: SegmentEntry,
 ) -> Result<Vec<Transaction>, ReadError> {

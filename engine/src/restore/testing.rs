@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use crate::history::testing::{at, database, tx};
 use crate::history::{BaseEntry, Findings, History, Seen, SegmentEntry, Timeline};
 use crate::ids::{DatabaseId, Digest, HostId, Position, TimelineId, TxId};
 use crate::page::{PageNo, PageSize, StateChecksum};
-use crate::restore::{Objects, ReadError};
+use crate::restore::{Inventory, Objects, ReadError};
 use crate::segment::{Effort, Encoder, EncoderParams, MemoryImage, PageStore, chain_start};
 use crate::store::keys::{BaseKey, SegmentKey, pack_key};
 use crate::transaction::{Transaction, TxFlags};
@@ -61,8 +62,8 @@ impl MemoryObjects {
 }
 
 impl Objects for MemoryObjects {
-    fn hasher(&self, _: DatabaseId) -> Hasher {
-        Hasher::Plain
+    async fn hasher(&self, _: DatabaseId) -> Result<Hasher, ReadError> {
+        Ok(Hasher::Plain)
     }
 
     fn segment(&self, key: SegmentKey) -> impl Future<Output = Result<Bytes, ReadError>> + Send {
@@ -311,5 +312,98 @@ impl World {
         self.findings.segments.extend(narrow);
         self.findings.segments.push(SegmentEntry { key, size: bytes.len() as u64 });
         self.objects.put(&key, bytes);
+    }
+}
+
+/// A world's objects together with their listings, which are counted.
+#[derive(Clone)]
+pub(crate) struct MemoryRepository {
+    pub(crate) objects: MemoryObjects,
+    pub(crate) findings: Arc<Mutex<Findings>>,
+    /// Segments that listings gave.
+    pub(crate) listed: Arc<AtomicU64>,
+    /// Times the transactions of a segment were read from it.
+    pub(crate) looked_into: Arc<AtomicU64>,
+}
+
+impl MemoryRepository {
+    pub(crate) fn of(world: &World) -> Self {
+        Self {
+            objects: world.objects.clone(),
+            findings: Arc::new(Mutex::new(world.findings.clone())),
+            listed: Arc::default(),
+            looked_into: Arc::default(),
+        }
+    }
+
+    fn found<T>(&self, select: impl FnOnce(&Findings) -> T) -> T {
+        select(&self.findings.lock().unwrap())
+    }
+}
+
+impl Objects for MemoryRepository {
+    async fn hasher(&self, database: DatabaseId) -> Result<Hasher, ReadError> {
+        self.objects.hasher(database).await
+    }
+
+    async fn segment(&self, key: SegmentKey) -> Result<Bytes, ReadError> {
+        self.objects.segment(key).await
+    }
+
+    async fn transactions(&self, entry: SegmentEntry) -> Result<Vec<Transaction>, ReadError> {
+        self.looked_into.fetch_add(1, Ordering::Relaxed);
+        self.objects.transactions(entry).await
+    }
+
+    async fn segment_range(&self, key: SegmentKey, range: Range<u64>) -> Result<Bytes, ReadError> {
+        self.objects.segment_range(key, range).await
+    }
+
+    async fn base(&self, key: BaseKey) -> Result<Bytes, ReadError> {
+        self.objects.base(key).await
+    }
+
+    async fn pack_range(
+        &self,
+        database: DatabaseId,
+        pack: Digest,
+        range: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        self.objects.pack_range(database, pack, range).await
+    }
+}
+
+impl Inventory for MemoryRepository {
+    async fn timelines(&self, _: DatabaseId) -> Result<Vec<Timeline>, ReadError> {
+        Ok(self.found(|findings| findings.timelines.clone()))
+    }
+
+    async fn segments(
+        &self,
+        _: DatabaseId,
+        timeline: TimelineId,
+        after: Option<TxId>,
+    ) -> Result<Vec<SegmentEntry>, ReadError> {
+        let mut entries = self.found(|findings| findings.segments.clone());
+        entries.retain(|entry| entry.key.timeline == timeline);
+        entries.retain(|entry| after.is_none_or(|after| entry.key.range.first() > after));
+        self.listed.fetch_add(entries.len() as u64, Ordering::Relaxed);
+        Ok(entries)
+    }
+
+    async fn all_segments(&self, _: DatabaseId) -> Result<Vec<SegmentEntry>, ReadError> {
+        Ok(self.found(|findings| findings.segments.clone()))
+    }
+
+    async fn bases(&self, _: DatabaseId) -> Result<Vec<BaseEntry>, ReadError> {
+        Ok(self.found(|findings| findings.bases.clone()))
+    }
+
+    async fn seen(&self, _: DatabaseId) -> Result<Vec<Seen>, ReadError> {
+        Ok(self.found(|findings| findings.seen.clone()))
+    }
+
+    async fn packs(&self, _: DatabaseId) -> Result<Vec<(Digest, u64)>, ReadError> {
+        Ok(Vec::new())
     }
 }

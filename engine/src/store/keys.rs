@@ -6,20 +6,25 @@
 //!
 //! ```text
 //! everwhen                                                   the marker
+//! key/<repository>/<seq>                                     the wrapped master secret of an encrypted repository
 //! db/<db>/record/<seq>                                       versions of the database's record
+//! db/<db>/key                                                the database's wrapped data key, when encrypted
 //! db/<db>/timeline/<tl>                                      claims
 //! db/<db>/log/<tl>/<first>-<last>-<from>-<to>-<flags>-<digest>   segments
 //! db/<db>/base/<tl>/<tx>-<digest>                            base manifests
 //! db/<db>/chunk/<aa>/<digest>                                packs of chunks; <aa> is the digest's first two digits
 //! daemon/<host>/seen/<time>-<nonce>                          covered-through marks
+//! daemon/<host>/probe/create-if-absent                       a throwaway object
 //! ```
 //! `<tl>` 8 hex digits, `<first>`, `<last>`, `<tx>` 16, times 16 (microseconds since 1970, negative ones refused),
-//! `<flags>` 1, `<seq>` 16, `<digest>` 64.
+//! `<flags>` 1, `<seq>` 16, `<nonce>` 16, `<digest>` 64. On a store that ignores create-if-absent, the names of records and
+//! claims end in `-<nonce>`.
 
 use std::fmt;
 
 use crate::ids::{
-    DatabaseId, Digest, HostId, ParseIdError, Position, TimelineId, TxId, TxRange, parse_hex_u64,
+    DatabaseId, Digest, HostId, ParseIdError, Position, RepositoryId, TimelineId, TxId, TxRange,
+    parse_hex_u64,
 };
 use crate::time::Timestamp;
 use crate::transaction::TxFlags;
@@ -29,6 +34,9 @@ pub const MARKER: &str = "everwhen";
 
 /// The prefix under which databases lie, one "folder" each.
 pub const DATABASES: &str = "db/";
+
+/// The prefix under which daemons leave their marks, one "folder" each.
+pub const HOSTS: &str = "daemon/";
 
 /// The prefix of everything of one database.
 #[must_use]
@@ -95,6 +103,37 @@ pub fn pack_key(database: DatabaseId, digest: Digest) -> String {
 #[must_use]
 pub fn seen_prefix(host: HostId) -> String {
     format!("daemon/{host}/seen/")
+}
+
+/// The key of a host's covered-through mark. The order of keys is the order of times.
+#[must_use]
+pub fn seen_key(host: HostId, time: Timestamp, nonce: [u8; 8]) -> String {
+    let nonce = u64::from_be_bytes(nonce);
+    format!("daemon/{host}/seen/{:016x}-{nonce:016x}", time.as_micros().max(0))
+}
+
+/// The key of the throwaway object by which a host finds out whether the store keeps create-if-absent.
+#[must_use]
+pub fn probe_key(host: HostId) -> String {
+    format!("daemon/{host}/probe/create-if-absent")
+}
+
+/// The prefix of a repository's key records.
+#[must_use]
+pub fn key_record_prefix(repository: RepositoryId) -> String {
+    format!("key/{repository}/")
+}
+
+/// The key of version `seq` of the record that holds the repository's wrapped master secret.
+#[must_use]
+pub fn key_record_key(repository: RepositoryId, seq: u64) -> String {
+    format!("key/{repository}/{seq:016x}")
+}
+
+/// The key of the object that holds a database's wrapped data key.
+#[must_use]
+pub fn database_key_key(database: DatabaseId) -> String {
+    format!("db/{database}/key")
 }
 
 /// The name of a segment, and with it all that planning needs to know of one.

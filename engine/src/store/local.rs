@@ -129,6 +129,10 @@ impl Backend for LocalStore {
         let key = key.to_owned();
         Box::pin(self.blocking(move |inner| inner.delete(&key)))
     }
+
+    fn keeps_conditions(&self) -> Option<bool> {
+        Some(true)
+    }
 }
 
 impl Inner {
@@ -335,10 +339,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 /// Some file systems (FAT, some network and FUSE mounts) have no hard links.
 fn has_no_hard_links(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK))
 }
 
 #[cfg(target_os = "linux")]
@@ -394,7 +395,9 @@ impl Walk {
     fn enter(&mut self, folder: &str) -> Result<(), StoreError> {
         let mut children = self.inner.children(folder)?;
         // A folder may hold keys behind `after` even when its own name lies before it.
-        children.retain(|child| *child > self.after || self.after.starts_with(child.as_str()) && child.ends_with('/'));
+        children.retain(|child| {
+            *child > self.after || self.after.starts_with(child.as_str()) && child.ends_with('/')
+        });
         children.sort_unstable_by(|a, b| b.cmp(a));
         for child in children {
             self.ahead.push_front(child);

@@ -62,6 +62,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn list_folders(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
     /// Removes it; nothing happens when it is not there.
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Whether `put` really leaves alone what is there, when that is known without asking.
+    fn keeps_conditions(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// An open store. Cheap to clone; clones share connections.
@@ -183,6 +187,12 @@ impl Store {
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.check(key)?;
         self.backend.delete(key).await
+    }
+
+    /// Whether create-if-absent holds, when that is known without asking. `None`: it has to be probed.
+    #[must_use]
+    pub fn keeps_conditions(&self) -> Option<bool> {
+        self.backend.keeps_conditions()
     }
 
     fn vanished(&self, key: &str) -> StoreError {

@@ -53,10 +53,8 @@ impl RemoteStore {
     }
 
     fn location(&self, key: &str) -> Result<Location, StoreError> {
-        Location::parse(format!("{}{key}", self.prefix)).map_err(|error| StoreError::Url {
-            url: self.url.clone(),
-            reason: error.to_string(),
-        })
+        Location::parse(format!("{}{key}", self.prefix))
+            .map_err(|error| StoreError::Url { url: self.url.clone(), reason: error.to_string() })
     }
 
     fn key(&self, location: &Location) -> String {
@@ -329,6 +327,10 @@ impl Backend for RemoteStore {
                 _ => Ok(()),
             }
         })
+    }
+
+    fn keeps_conditions(&self) -> Option<bool> {
+        self.no_conditions.load(Ordering::Relaxed).then_some(false)
     }
 }
 

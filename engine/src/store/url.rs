@@ -182,7 +182,9 @@ mod tests {
 
     #[test]
     fn texts_that_name_no_store_say_why() {
-        for text in ["", " ", "ftp://x", "s3://", "s3:///prefix", "memory://", "file://host/x", "s3://b/p?x=1"] {
+        for text in
+            ["", " ", "ftp://x", "s3://", "s3:///prefix", "memory://", "file://host/x", "s3://b/p?x=1"]
+        {
             let error = open(text).unwrap_err();
             assert!(matches!(error, StoreError::Url { .. }), "{text}: {error}");
         }

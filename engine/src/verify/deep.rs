@@ -303,7 +303,7 @@ impl<O: Objects> Deep<'_, O> {
                 found: manifest.state,
             });
         }
-        let hasher = self.objects.hasher(manifest.database);
+        let hasher = self.objects.hasher(manifest.database).await?;
         for read in reads_of(&manifest) {
             self.options.cancel.check()?;
             let Some(pack) = manifest.packs.get(read.pack as usize) else { continue };

@@ -143,7 +143,7 @@ async fn check_whole_segment<O: Objects>(objects: &O, key: SegmentKey) -> Result
 async fn check_large_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Result<Checked, ReadError> {
     let key = entry.key;
     let damaged = |what: &dyn std::fmt::Display| ReadError::damaged(&key, &what.to_string());
-    let mut hashing = objects.hasher(key.database).start();
+    let mut hashing = objects.hasher(key.database).await?.start();
     let mut headers = Vec::new();
     // The part under way: its tables once they are there, and the digest of its frames so far.
     let mut pending = BytesMut::new();
@@ -228,7 +228,7 @@ async fn hash_pack<O: Objects>(
     size: u64,
 ) -> Result<Checked, ReadError> {
     let key = pack_key(database, digest);
-    let mut hashing = objects.hasher(database).start();
+    let mut hashing = objects.hasher(database).await?.start();
     let mut at = 0;
     while at < size {
         let end = (at + PIECE_BYTES).min(size);

@@ -2,10 +2,208 @@
 /// The object `everwhen` at the root of a repository: what makes a prefix a repository.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Marker {
-    /// Version of the repository's format. This schema describes 1.
+    /// Version of the repository's format. This schema describes 1. This field keeps its number in every version.
     #[prost(uint32, tag = "1")]
     pub format: u32,
-    /// 8 random bytes, drawn when the repository was created.
+    /// Drawn when the repository was created.
     #[prost(bytes = "vec", tag = "2")]
     pub repository_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub created_micros: i64,
+    /// Where its data is allowed to be, as the operator says it ("eu", "frankfurt"). Empty: not said.
+    #[prost(string, tag = "4")]
+    pub location: ::prost::alloc::string::String,
+    /// The program that created it, for people.
+    #[prost(string, tag = "5")]
+    pub created_by: ::prost::alloc::string::String,
+    /// Absent: objects are stored in the clear.
+    #[prost(message, optional, tag = "6")]
+    pub encryption: ::core::option::Option<Encryption>,
+}
+/// How objects are sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Encryption {
+    /// 1: AES-256-GCM in blocks of 256 KiB, names by keyed BLAKE3.
+    #[prost(uint32, tag = "1")]
+    pub scheme: u32,
+}
+/// `key/<repository>/<seq>`: the repository's master secret, wrapped by the repository key that the operator holds. A
+/// rotation writes the next version and removes the older ones; nothing else is rewritten.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyRecord {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub repository_id: ::prost::alloc::vec::Vec<u8>,
+    /// From 1.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// Tells which repository key opens it, and nothing about the key.
+    #[prost(bytes = "vec", tag = "4")]
+    pub key_id: ::prost::alloc::vec::Vec<u8>,
+    /// 12 bytes nonce, 32 bytes sealed secret, 16 bytes tag. Bound to the repository and the key id.
+    #[prost(bytes = "vec", tag = "5")]
+    pub wrapped: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "6")]
+    pub created_micros: i64,
+    #[prost(bytes = "vec", tag = "7")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+}
+/// `db/<db>/key`: the data key of one database, wrapped by the master secret. Without this object nothing of the
+/// database can be read again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DatabaseKey {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub database_id: ::prost::alloc::vec::Vec<u8>,
+    /// As in KeyRecord. Bound to the repository and the database.
+    #[prost(bytes = "vec", tag = "3")]
+    pub wrapped: ::prost::alloc::vec::Vec<u8>,
+}
+/// `db/<db>/record/<seq>`: what is known of a database.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DatabaseRecord {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub database_id: ::prost::alloc::vec::Vec<u8>,
+    /// From 1; counts the versions of this record.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// How people call it.
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    /// Where it is: for SQLite, the absolute path of its file on the host.
+    #[prost(string, tag = "5")]
+    pub source: ::prost::alloc::string::String,
+    /// "sqlite".
+    #[prost(string, tag = "6")]
+    pub engine: ::prost::alloc::string::String,
+    /// Its retention and safety class: "production", "sandbox", "trial" or the operator's own.
+    #[prost(string, tag = "7")]
+    pub class: ::prost::alloc::string::String,
+    /// When it was first registered.
+    #[prost(int64, tag = "8")]
+    pub created_micros: i64,
+    /// When this version was written.
+    #[prost(int64, tag = "9")]
+    pub written_micros: i64,
+    /// The daemon that wrote this version.
+    #[prost(bytes = "vec", tag = "10")]
+    pub host_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "11")]
+    pub host_name: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "12")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    /// For a restored copy: the database it came from. Absent: it began by itself.
+    #[prost(message, optional, tag = "13")]
+    pub origin: ::core::option::Option<Origin>,
+}
+/// A state of another database.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Origin {
+    #[prost(bytes = "vec", tag = "1")]
+    pub database_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub timeline: u32,
+    #[prost(uint64, tag = "3")]
+    pub tx: u64,
+}
+/// `db/<db>/timeline/<tl>`: the claim of one writer to one line of history.
+///
+/// On a store that cannot create if absent, the name is `<tl>-<nonce>`, so that no claim replaces another; the lowest
+/// name wins.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimelineClaim {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub database_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub timeline: u32,
+    /// The state at which it left its parent. Both 0: it is the first, or starts anew from a base.
+    #[prost(uint32, tag = "4")]
+    pub parent_timeline: u32,
+    #[prost(uint64, tag = "5")]
+    pub parent_tx: u64,
+    #[prost(enumeration = "ForkReason", tag = "6")]
+    pub reason: i32,
+    #[prost(bytes = "vec", tag = "7")]
+    pub host_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "8")]
+    pub host_name: ::prost::alloc::string::String,
+    #[prost(int64, tag = "9")]
+    pub claimed_micros: i64,
+    #[prost(bytes = "vec", tag = "10")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+}
+/// `daemon/<host>/seen/<time>-<nonce>`: up to when a daemon has looked, for all databases it ever looked after. The
+/// newest mark of a host holds all that the older ones say.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeenMark {
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub host_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "3")]
+    pub written_micros: i64,
+    #[prost(message, repeated, tag = "4")]
+    pub entries: ::prost::alloc::vec::Vec<SeenEntry>,
+}
+/// After `position` nothing was committed up to `through_micros`, nor lost.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeenEntry {
+    #[prost(bytes = "vec", tag = "1")]
+    pub database_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub timeline: u32,
+    #[prost(uint64, tag = "3")]
+    pub tx: u64,
+    #[prost(int64, tag = "4")]
+    pub through_micros: i64,
+}
+/// Why a timeline was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ForkReason {
+    Unspecified = 0,
+    /// Protection of the database began.
+    Began = 1,
+    /// The source was found behind the repository (it lost its last transactions, or was replaced by an older copy).
+    SourceBehind = 2,
+    /// The daemon could not prove that it goes on where the timeline ended (another host, lost local state).
+    NotProven = 3,
+    /// Another writer was found on the timeline.
+    OtherWriter = 4,
+    /// The database was restored in place.
+    Restored = 5,
+}
+impl ForkReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FORK_REASON_UNSPECIFIED",
+            Self::Began => "FORK_REASON_BEGAN",
+            Self::SourceBehind => "FORK_REASON_SOURCE_BEHIND",
+            Self::NotProven => "FORK_REASON_NOT_PROVEN",
+            Self::OtherWriter => "FORK_REASON_OTHER_WRITER",
+            Self::Restored => "FORK_REASON_RESTORED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FORK_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "FORK_REASON_BEGAN" => Some(Self::Began),
+            "FORK_REASON_SOURCE_BEHIND" => Some(Self::SourceBehind),
+            "FORK_REASON_NOT_PROVEN" => Some(Self::NotProven),
+            "FORK_REASON_OTHER_WRITER" => Some(Self::OtherWriter),
+            "FORK_REASON_RESTORED" => Some(Self::Restored),
+            _ => None,
+        }
+    }
 }

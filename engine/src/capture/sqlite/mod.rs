@@ -12,8 +12,8 @@
 //! A frame is captured when the wal-index has published it and the running checksum up to there is the published one.
 //! A valid commit frame in the file alone is not a commit: its writer may have died before telling anyone.
 //!
-//! Who does what: [`links`] connections and pin, [`log`] reading frames, [`cycle`] letting the log be reset, [`image`]
-//! full images, [`resume`] going on after a restart, [`files`] descriptors and identities of files.
+//! Who does what: `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full
+//! images, `resume` going on after a restart, `files` descriptors and identities of files.
 
 mod cycle;
 mod error;
@@ -368,6 +368,10 @@ impl SqliteSource {
             let reason = format!("the log ends at frame {}, {} had been captured", head.frames, point.frame);
             return Err(Break { reason, behind: true });
         }
+        if point.frame == 0 && point.salts == Salts::default() {
+            // An index set up over an empty log: it looks the same after any number of commits in between.
+            return Err(Break::other("the log was empty, which says nothing of what came since"));
+        }
         let found = if point.frame == head.frames && point.frame > 0 {
             Some(head.checksum)
         } else if point.frame > 0 {
@@ -602,9 +606,10 @@ impl SqliteSource {
             };
         }
         let spans = self.survey(head)?;
-        let time = self.commit_time(looked);
-        for span in &spans {
-            self.hand_over(sink, *span, time)?;
+        let (time, time_of_last) = self.commit_times(head, looked);
+        for (at, span) in spans.iter().enumerate() {
+            let last = at + 1 == spans.len();
+            self.hand_over(sink, *span, if last { time_of_last } else { time })?;
         }
         self.looked = looked;
         self.pace.committed(Instant::now());
@@ -652,9 +657,12 @@ impl SqliteSource {
         self.frames.survey(&range).map_err(|mismatch| Trouble::Passing(mismatch.0))
     }
 
-    /// The log's modification time, held between the look before and this one: never later than the moment the writer
-    /// was told, because what we look at was published before.
-    fn commit_time(&self, looked: Timestamp) -> Timestamp {
+    /// The times of the commits found by one look: of the last one, and of those before it.
+    ///
+    /// All of them lie after the look before and not after this one. The last one's is the log's modification time, if
+    /// nobody has written since. For the others only the lower bound is never later than the moment their writer was
+    /// told; while we watch it is some 50 µs off. What was committed before we watched gets the upper bound.
+    fn commit_times(&self, head: IndexHead, looked: Timestamp) -> (Timestamp, Timestamp) {
         let modified = self
             .links
             .as_ref()
@@ -662,7 +670,15 @@ impl SqliteSource {
             .and_then(|metadata| metadata.modified().ok())
             .and_then(|time| jiff::Timestamp::try_from(time).ok())
             .map_or(looked, Timestamp::from);
-        modified.max(self.looked.plus_micros(1)).min(looked)
+        let lower = self.looked.plus_micros(1).min(looked);
+        let upper = modified.max(lower).min(looked);
+        if self.away {
+            (upper, upper)
+        } else if self.written_beyond(head.frames, head.salts) {
+            (lower, lower)
+        } else {
+            (lower, upper)
+        }
     }
 
     /// Hands one transaction over and makes it the captured place.
@@ -725,15 +741,18 @@ impl SqliteSource {
         if seen.folder {
             self.names_due = Instant::now();
         }
-        self.hot_since = if self.further_write_under_way() { Some(Instant::now()) } else { None };
+        self.hot_since =
+            if self.written_beyond(self.place.frame, self.place.salts) { Some(Instant::now()) } else { None };
     }
 
-    fn further_write_under_way(&self) -> bool {
+    /// Whether a further transaction is on its way into the log, behind a frame or into a new generation. (What is left
+    /// of one that was rolled back looks the same.)
+    fn written_beyond(&self, frame: u32, salts: Salts) -> bool {
         let Some(links) = &self.links else { return false };
         let log = LogFile { file: &links.wal, page_size: self.page_size };
-        let next = log::read_frame_header(log, self.place.frame + 1).ok().flatten();
-        next.is_some_and(|header| header.salts == self.place.salts)
-            || read_wal_header(links).map_or(true, |header| header.salts != self.place.salts)
+        let next = log::read_frame_header(log, frame.saturating_add(1)).ok().flatten();
+        next.is_some_and(|header| header.salts == salts)
+            || read_wal_header(links).map_or(true, |header| header.salts != salts)
     }
 
     /// Blocks until there may be something to do: a write to the log, a due maintenance, a ring of `wake`, or `max`.
