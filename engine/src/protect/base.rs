@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::base::{BaseBuilder, CHUNK_BYTES, Manifest, Pack};
 use crate::capture::sink::Image;
+use crate::digest::Hasher;
 use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position};
@@ -55,7 +56,9 @@ impl BaseJob {
         let (near, mut packs) = mpsc::unbounded_channel();
         let in_memory = Arc::new(tokio::sync::Semaphore::new(PACKS_IN_MEMORY));
         let slots = Arc::clone(&in_memory);
-        let reading = tokio::task::spawn_blocking(move || self.read(&near, &slots));
+        let hasher = repository.hasher(database).await?;
+        let naming = hasher.clone();
+        let reading = tokio::task::spawn_blocking(move || self.read(hasher, &near, &slots));
         while let Some(pack) = packs.recv().await {
             let (digest, bytes, file): (Digest, bytes::Bytes, _) = match pack {
                 ReadyPack::Memory(digest, bytes) => (digest, bytes, None),
@@ -64,7 +67,7 @@ impl BaseJob {
                     (digest, read.map_err(|source| state_error(&scratch, source))?.into(), Some(path))
                 }
             };
-            put_until_durable(&board, || repository.put_pack(database, digest, bytes.clone().into())).await;
+            put_until_durable(&board, || repository.put_pack(database, digest, bytes.clone())).await;
             board.update(|status| status.stored_bytes_total += bytes.len() as u64);
             failpoint::hit("pack_after_put");
             match file {
@@ -77,10 +80,10 @@ impl BaseJob {
             Err(died) => return Err(ProtectError::TaskDied { what: died.to_string() }),
         };
         let bytes: bytes::Bytes = manifest.encode()?.into();
-        let digest = repository.hasher(database).digest(&bytes);
+        let digest = naming.digest(&bytes);
         let key = BaseKey { database, position: point.position, digest };
         failpoint::hit("base_before_manifest");
-        put_until_durable(&board, || repository.put_base(&key, bytes.clone().into())).await;
+        put_until_durable(&board, || repository.put_base(&key, bytes.clone())).await;
         failpoint::hit("base_after_manifest");
         board.update(|status| {
             status.base.newest = Some(point);
@@ -93,11 +96,11 @@ impl BaseJob {
     /// Reads the image through, under its pin. Blocking.
     fn read(
         mut self,
+        hasher: Hasher,
         packs: &mpsc::UnboundedSender<ReadyPack>,
         slots: &tokio::sync::Semaphore,
     ) -> Result<Manifest, ProtectError> {
         let (page_size, count) = (self.image.page_size(), self.image.page_count());
-        let hasher = self.repository.hasher(self.database);
         let (position, time) = (self.point.position, self.point.time);
         let mut builder = BaseBuilder::new(hasher, self.database, position, time, page_size);
         if let Some(previous) = &self.previous {

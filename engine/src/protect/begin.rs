@@ -16,6 +16,7 @@ use crate::error::Explain;
 use crate::failpoint;
 use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::page::{PageNo, PageSize, StateChecksum};
+use crate::plan::Target;
 use crate::protect::ProtectOptions;
 use crate::protect::base;
 use crate::protect::error::ProtectError;
@@ -24,7 +25,8 @@ use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::Part;
 use crate::protect::spool::{Spool, SpooledPart};
 use crate::protect::table::PageTable;
-use crate::repository::{Claim, ClaimRequest, DatabaseRecord, NewDatabase, Repository};
+use crate::repository::{Claim, DatabaseRecord, ForkReason, NewDatabase, NewTimeline, Repository};
+use crate::restore::{self, RestoreError};
 use crate::segment::{Prologue, chain_start};
 use crate::store::keys::SegmentKey;
 use crate::time::Timestamp;
@@ -60,10 +62,8 @@ pub(crate) async fn begin(
     if repository.database(oldest.database).await?.is_none() {
         return Err(ProtectError::ForeignState { folder: options.state.clone(), database: oldest.database });
     }
-    let ours = repository
-        .timeline(oldest.database, oldest.timeline)
-        .await?
-        .is_some_and(|claim| claim.nonce == oldest.claim);
+    let claims = repository.timelines(oldest.database).await?;
+    let ours = claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim);
     let tip = match oldest.tx {
         Some(from) if ours => contiguous_tip(repository, oldest.database, oldest.timeline, from).await?,
         _ => oldest.tx,
@@ -88,7 +88,8 @@ async fn begin_without_journal(
     source: &Path,
 ) -> Result<Beginning, ProtectError> {
     let source = source.display().to_string();
-    match repository.database_named(&options.name).await? {
+    let named = repository.databases().await?.into_iter().find(|record| record.name == options.name);
+    match named {
         Some(record) if record.source == source => {
             fork_at_tip(
                 repository,
@@ -105,12 +106,14 @@ async fn begin_without_journal(
                 source,
                 engine: "sqlite".into(),
                 class: options.class.clone(),
+                origin: None,
                 host: options.host,
                 host_name: options.host_name.clone(),
+                now: Timestamp::now(),
             });
             let database = database.await?.id;
             let claim =
-                claim(repository, options, database, TimelineId::FIRST, None, "protection began").await?;
+                claim(repository, options, database, TimelineId::FIRST, None, ForkReason::Began).await?;
             Ok(Beginning {
                 mark: first_mark(database, claim),
                 table: None,
@@ -131,7 +134,7 @@ fn name_taken(options: &ProtectOptions, record: &DatabaseRecord) -> ProtectError
     }
 }
 
-fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 16])) -> Mark {
+fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 8])) -> Mark {
     Mark {
         database,
         timeline,
@@ -154,18 +157,19 @@ async fn claim(
     database: DatabaseId,
     mut wanted: TimelineId,
     parent: Option<Position>,
-    why: &str,
-) -> Result<(TimelineId, [u8; 16]), ProtectError> {
+    reason: ForkReason,
+) -> Result<(TimelineId, [u8; 8]), ProtectError> {
     failpoint::hit("timeline_before_claim");
     loop {
-        let request = ClaimRequest {
+        let new = NewTimeline {
+            id: wanted,
             parent,
-            why: why.to_owned(),
+            reason,
             host: options.host,
             host_name: options.host_name.clone(),
-            at: Timestamp::now(),
+            now: Timestamp::now(),
         };
-        match repository.claim_timeline(database, wanted, request).await? {
+        match repository.claim_timeline(database, new).await? {
             Claim::Won(timeline) => {
                 failpoint::hit("timeline_after_claim");
                 return Ok((timeline.id, timeline.nonce));
@@ -245,7 +249,8 @@ async fn fork_at_tip(
     let wanted = newest.map_or(TimelineId::FIRST, TimelineId::next);
     let tip = last_state(repository, database, &timelines.iter().map(|t| t.id).collect::<Vec<_>>()).await?;
     let parent = tip.as_ref().map(|(position, ..)| *position);
-    let mark = first_mark(database, claim(repository, options, database, wanted, parent, why).await?);
+    let reason = if timelines.is_empty() { ForkReason::Began } else { ForkReason::NotProven };
+    let mark = first_mark(database, claim(repository, options, database, wanted, parent, reason).await?);
     let (has_base, base_bytes) = base_of(repository, database, mark.timeline).await?;
     let note = format!("a new timeline {} was begun: {why}", mark.timeline);
     let Some((position, last, page_size)) = tip else {
@@ -322,9 +327,9 @@ pub(crate) async fn fork_behind(
     }
     let exact = at.is_some();
     let parent = at.map(|transaction| transaction.tx).or(mark.tx).map(|tx| Position::new(mark.timeline, tx));
-    let why = "the source has lost its last transactions (a power cut?)";
+    let reason = ForkReason::SourceBehind;
     let (timeline, nonce) =
-        claim(repository, options, mark.database, mark.timeline.next(), parent, why).await?;
+        claim(repository, options, mark.database, mark.timeline.next(), parent, reason).await?;
     let forked = Mark {
         timeline,
         claim: nonce,
@@ -337,17 +342,18 @@ pub(crate) async fn fork_behind(
     Ok((forked, exact))
 }
 
-/// The page table at a position, rebuilt from the repository; `None` (with a warning) when it cannot be.
+/// The page table at a position, rebuilt from the repository in a scratch file; `None` (with a warning) when it cannot be.
 pub(crate) async fn rebuilt_table(
     repository: &Repository,
+    options: &ProtectOptions,
     database: DatabaseId,
     at: Position,
 ) -> Option<PageTable> {
-    match rebuild_page_hashes_later(repository, database, at).await {
-        Ok((page_size, hashes)) => {
-            let hashes = hashes.into_iter().map(crate::page::PageHash::get).collect();
-            Some(PageTable::from_hashes(page_size, never_stored(page_size), hashes))
-        }
+    let scratch = options.state.join("rebuild.partial");
+    let rebuilt = rebuild(repository, database, at, &scratch).await;
+    let _ = std::fs::remove_file(&scratch);
+    match rebuilt {
+        Ok(table) => Some(table),
         Err(error) => {
             tracing::warn!(%error, advice = error.advice(), "cannot rebuild the page table at {at}: a new base is made");
             None
@@ -355,15 +361,26 @@ pub(crate) async fn rebuilt_table(
     }
 }
 
+async fn rebuild(
+    repository: &Repository,
+    database: DatabaseId,
+    at: Position,
+    scratch: &Path,
+) -> Result<PageTable, RestoreError> {
+    let history = restore::history_of(repository, database).await?;
+    let plan = restore::plan(repository, &history, Target::Position(at), Timestamp::now()).await?;
+    let options = restore::Options { left_out: never_stored, ..restore::Options::default() };
+    let hashes =
+        restore::rebuild_page_hashes(repository, &plan, scratch, &options, &restore::Cancel::new()).await?;
+    let mut table = PageTable::from_hashes(plan.page_size, never_stored(plan.page_size), Vec::new());
+    for (page, hash) in (1..).filter_map(PageNo::new).zip(hashes) {
+        table.set(page, hash);
+    }
+    table.commit();
+    Ok(table)
+}
+
 /// SQLite's lock-byte page, the one that lies over the byte at 1 GiB.
 pub(crate) fn never_stored(page_size: PageSize) -> Option<PageNo> {
     PageNo::new((1 << 30) / page_size.get() + 1)
-}
-
-async fn rebuild_page_hashes_later(
-    _: &Repository,
-    _: DatabaseId,
-    _: Position,
-) -> Result<(PageSize, Vec<crate::page::PageHash>), ProtectError> {
-    Err(ProtectError::TaskDied { what: "interim".into() })
 }

@@ -197,7 +197,12 @@ impl Run {
             if matches!(record, Record::Difference) && table.is_none() && beginning.state.is_some() {
                 let at = mark.tx.map(|tx| crate::ids::Position::new(mark.timeline, tx));
                 table = at.and_then(|at| {
-                    driver.runtime.block_on(begin::rebuilt_table(&driver.repository, mark.database, at))
+                    driver.runtime.block_on(begin::rebuilt_table(
+                        &driver.repository,
+                        options,
+                        mark.database,
+                        at,
+                    ))
                 });
             }
             let comparable = table.as_ref().is_some_and(|table| table.page_size() == scanned.page_size());

@@ -29,7 +29,7 @@ pub(crate) struct Mark {
     pub(crate) database: DatabaseId,
     pub(crate) timeline: TimelineId,
     /// The nonce of our claim of the timeline.
-    pub(crate) claim: [u8; 16],
+    pub(crate) claim: [u8; 8],
     /// The last transaction of the part; `None` before the first of a history.
     pub(crate) tx: Option<TxId>,
     pub(crate) time: Timestamp,
@@ -289,7 +289,7 @@ mod tests {
         Mark {
             database: DatabaseId::from_bytes([1; 8]),
             timeline: TimelineId::FIRST,
-            claim: [7; 16],
+            claim: [7; 8],
             tx: TxId::new(tx),
             time: Timestamp::from_micros(tx as i64),
             chain: Digest::from_bytes([3; 32]),

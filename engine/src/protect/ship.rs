@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
+use crate::digest::Hasher;
 use crate::error::Explain;
 use crate::failpoint;
 use crate::history::Point;
@@ -69,10 +70,10 @@ impl Shipper {
 
     /// Tells when another writer has claimed a newer timeline of this database. Loses nothing either way.
     pub(crate) async fn look_for_newer_claim(&self) {
-        match self.repository.timeline(self.database, self.timeline.next()).await {
+        match self.repository.newer_claim(self.database, self.timeline).await {
             Ok(Some(newer)) => self.board.note(format!(
-                "timeline {} was claimed by {} at {}: {}; this daemon goes on with timeline {}, both histories are kept",
-                newer.id, newer.host_name, newer.claimed_at, newer.why, self.timeline
+                "timeline {} was claimed by {} at {}; this daemon goes on with timeline {}, both histories are kept",
+                newer.id, newer.host_name, newer.claimed, self.timeline
             )),
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
@@ -102,7 +103,8 @@ impl Shipper {
 
     async fn try_put(&self, shipment: &Shipment) -> Result<u64, ProtectError> {
         let (Some(first), Some(last)) = (shipment.parts.first(), shipment.parts.last()) else { return Ok(0) };
-        let digest = self.digest(shipment).await.map_err(|source| self.state_error(source))?;
+        let hasher = self.repository.hasher(self.database).await?;
+        let digest = digest(&hasher, shipment).await.map_err(|source| self.state_error(source))?;
         let key = SegmentKey {
             database: self.database,
             timeline: self.timeline,
@@ -118,23 +120,6 @@ impl Shipper {
         self.repository.put_segment(&key, body).await?;
         failpoint::hit("segment_after_put");
         Ok(bytes)
-    }
-
-    /// The digest of a group's bytes; a large one is read through on a blocking thread.
-    async fn digest(&self, shipment: &Shipment) -> std::io::Result<Digest> {
-        let mut hashing = self.repository.hasher(self.database).start();
-        let body = body(shipment)?;
-        let hash = move || {
-            for piece in body.into_pieces() {
-                hashing.update(&piece?);
-            }
-            Ok(hashing.finish())
-        };
-        let in_memory = shipment.parts.iter().all(|part| matches!(part.body, PartBody::Memory(_)));
-        if in_memory {
-            return hash();
-        }
-        tokio::task::spawn_blocking(hash).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
     }
 
     fn stored(&self, stored: &Stored) {
@@ -166,6 +151,23 @@ impl Shipper {
 struct Stored {
     shipment: Shipment,
     bytes: u64,
+}
+
+/// The digest of a group's bytes; parts in files are read through on a blocking thread.
+async fn digest(hasher: &Hasher, shipment: &Shipment) -> std::io::Result<Digest> {
+    let mut hashing = hasher.start();
+    let body = body(shipment)?;
+    let hash = move || {
+        for piece in body.into_pieces() {
+            hashing.update(&piece?);
+        }
+        Ok(hashing.finish())
+    };
+    let in_memory = shipment.parts.iter().all(|part| matches!(part.body, PartBody::Memory(_)));
+    if in_memory {
+        return hash();
+    }
+    tokio::task::spawn_blocking(hash).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
 }
 
 /// The bytes of a group, part after part.

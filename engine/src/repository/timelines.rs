@@ -127,6 +127,24 @@ impl Repository {
         taken.map(Claim::TakenBy).ok_or(RepositoryError::Missing { key })
     }
 
+    /// The first claim of a later timeline than `ours`, if there is one. One request, which finds nothing as a rule (a
+    /// listing where the store ignores create-if-absent).
+    ///
+    /// # Errors
+    /// What the store says; a claim that cannot be read.
+    pub async fn newer_claim(
+        &self,
+        database: DatabaseId,
+        ours: TimelineId,
+    ) -> Result<Option<Timeline>, RepositoryError> {
+        let named_plainly = self.inner.conditions.get() != Some(&false);
+        let next = keys::timeline_key(database, ours.next());
+        if named_plainly && self.store().size(&next).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.timelines(database).await?.into_iter().find(|claim| claim.id > ours))
+    }
+
     async fn timeline(
         &self,
         database: DatabaseId,

@@ -20,6 +20,7 @@ mod planning;
 mod points;
 mod progress;
 mod prove;
+mod repository;
 mod target;
 
 #[cfg(test)]

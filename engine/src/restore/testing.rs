@@ -100,6 +100,8 @@ pub(crate) struct World {
     /// The image after each transaction.
     pub(crate) images: BTreeMap<Position, (Transaction, Vec<u8>)>,
     pub(crate) now: i64,
+    database: DatabaseId,
+    hasher: Hasher,
     timeline: TimelineId,
     fork: Option<TxId>,
     image: MemoryImage,
@@ -113,17 +115,24 @@ pub(crate) struct World {
 impl World {
     /// Begins with a base of `pages` pages.
     pub(crate) fn new(page_size: PageSize, pages: u32) -> Self {
+        Self::of(database(), Hasher::Plain, page_size, pages)
+    }
+
+    /// The same for a certain database, with its names made by this hasher.
+    pub(crate) fn of(database: DatabaseId, hasher: Hasher, page_size: PageSize, pages: u32) -> Self {
         let mut world = Self {
             objects: MemoryObjects::default(),
             findings: Findings::default(),
             page_size,
             images: BTreeMap::new(),
             now: 1000,
+            database,
+            hasher,
             timeline: TimelineId::FIRST,
             fork: None,
             image: MemoryImage::new(page_size),
             last: None,
-            chain: chain_start(database(), TimelineId::FIRST),
+            chain: chain_start(database, TimelineId::FIRST),
             chains: BTreeMap::new(),
             encoder: None,
             last_base: None,
@@ -139,7 +148,7 @@ impl World {
     }
 
     pub(crate) fn history(&self) -> History {
-        History::build(database(), self.findings.clone())
+        History::build(self.database, self.findings.clone())
     }
 
     pub(crate) fn packs(&self) -> Vec<(Digest, u64)> {
@@ -190,7 +199,7 @@ impl World {
         let before = self.image.page_count();
         if self.encoder.is_none() {
             let params = EncoderParams {
-                database: database(),
+                database: self.database,
                 timeline: self.timeline,
                 page_size: self.page_size,
                 first: number,
@@ -241,13 +250,13 @@ impl World {
         let mut bytes = finished.prologue;
         bytes.extend_from_slice(&finished.frames);
         let key = SegmentKey {
-            database: database(),
+            database: self.database,
             timeline: self.timeline,
             range: finished.header.range,
             from: at(from),
             to: at(self.now),
             flags,
-            digest: Hasher::Plain.digest(&bytes),
+            digest: self.hasher.digest(&bytes),
         };
         self.findings.segments.push(SegmentEntry { key, size: bytes.len() as u64 });
         self.objects.put(&key, bytes);
@@ -263,18 +272,18 @@ impl World {
     /// Puts a base that says it has this state.
     pub(crate) fn base_of(&mut self, state: StateChecksum) {
         let (position, size) = (self.position(), self.page_size);
-        let mut builder = BaseBuilder::new(Hasher::Plain, database(), position, at(self.now), size);
+        let mut builder = BaseBuilder::new(self.hasher.clone(), self.database, position, at(self.now), size);
         if let Some(earlier) = &self.last_base {
             builder.reuse(earlier);
         }
-        let put = |pack: Pack| self.objects.put(&pack_key(database(), pack.digest), pack.bytes);
+        let put = |pack: Pack| self.objects.put(&pack_key(self.database, pack.digest), pack.bytes);
         for chunk in self.image.bytes().chunks(crate::base::CHUNK_BYTES) {
             builder.chunk(chunk).unwrap().into_iter().for_each(put);
         }
         let (pack, manifest) = builder.finish(self.image.page_count(), state).unwrap();
         pack.into_iter().for_each(put);
         let bytes = manifest.encode().unwrap();
-        let key = BaseKey { database: database(), position, digest: Hasher::Plain.digest(&bytes) };
+        let key = BaseKey { database: self.database, position, digest: self.hasher.digest(&bytes) };
         self.findings.bases.push(BaseEntry { key, size: bytes.len() as u64 });
         self.objects.put(&key, bytes);
         self.last_base = Some(manifest);
@@ -291,7 +300,7 @@ impl World {
         self.last = Some(parent.tx);
         let (_, bytes) = self.images.get(&parent).unwrap();
         self.image = MemoryImage::from_bytes(self.page_size, bytes.clone()).unwrap();
-        self.chain = self.chains.get(&parent).copied().unwrap_or(chain_start(database(), self.timeline));
+        self.chain = self.chains.get(&parent).copied().unwrap_or(chain_start(self.database, self.timeline));
     }
 
     /// A daemon saw the present state.
@@ -308,7 +317,7 @@ impl World {
             narrow.iter().flat_map(|entry| self.objects.bytes(&entry.key.to_string()).to_vec()).collect();
         let (first, last) = (narrow.first().unwrap().key, narrow.last().unwrap().key);
         let range = crate::ids::TxRange::new(first.range.first(), last.range.last()).unwrap();
-        let key = SegmentKey { range, to: last.to, digest: Hasher::Plain.digest(&bytes), ..first };
+        let key = SegmentKey { range, to: last.to, digest: self.hasher.digest(&bytes), ..first };
         self.findings.segments.extend(narrow);
         self.findings.segments.push(SegmentEntry { key, size: bytes.len() as u64 });
         self.objects.put(&key, bytes);
