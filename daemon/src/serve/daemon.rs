@@ -181,7 +181,7 @@ impl Daemon {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => tracing::warn!("{}", failure.message()),
                 Err(_) => {
-                    tracing::warn!("cannot put a covered-through mark: the store does not answer in time")
+                    tracing::warn!("cannot put a covered-through mark: the store does not answer in time");
                 }
             }
         }
