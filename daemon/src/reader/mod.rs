@@ -2,14 +2,14 @@
 
 mod database;
 mod objects;
-mod repository;
+mod records;
 
 use everwhen_engine::history::Seen;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 pub(crate) use database::DatabaseReader;
-pub(crate) use repository::{Record, Records, id, no_such_database, open, open_or_create, url, url_of_store};
+pub(crate) use records::{Records, key_source, no_such_database, open, open_or_create, store, url_of_store};
 
 use crate::answers::{Answer, Answers, Parts};
 use crate::client::Client;
@@ -33,7 +33,7 @@ impl Reader {
         config: &Config,
         daemon: Option<Client>,
     ) -> Result<Self, Failure> {
-        let records = Records::new(open(&place.store, config).await?);
+        let records = Records::new(open(&place.store, config).await?, &place.state)?;
         Ok(Self { place: place.clone(), config: config.clone(), records, daemon })
     }
 
@@ -56,14 +56,15 @@ impl Reader {
             return Ok(vec![self.database(called).await?]);
         }
         let records = self.records.records().await?;
-        let reader = |record| DatabaseReader::new(self.records.repository.clone(), record, None);
-        Ok(records.into_iter().map(reader).collect())
+        Ok(records.into_iter().map(|record| self.records.reader(record)).collect())
     }
 
     async fn database(&self, called: &str) -> Result<DatabaseReader, Failure> {
         let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
-        let seen = self.seen(&record.id.to_string()).await;
-        Ok(DatabaseReader::new(self.records.repository.clone(), record, seen))
+        if let Some(seen) = self.seen(&record.id.to_string()).await {
+            self.records.plain.hear(record.id, seen);
+        }
+        Ok(self.records.reader(record))
     }
 
     /// The word of the daemon beside the repository. Without one, or if it does not know, there is none.
@@ -183,7 +184,7 @@ impl Reader {
             name: entry.name(),
             path: entry.path.to_string_lossy().into_owned(),
             class: entry.class.clone(),
-            store: url(&self.records.repository),
+            store: self.records.url().to_owned(),
             ..v1::Database::default()
         }
     }

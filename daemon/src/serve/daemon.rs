@@ -5,7 +5,6 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use everwhen_engine::error::ErrorKind;
-use everwhen_engine::history::Seen;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -18,7 +17,7 @@ use crate::answers::{Answer, Answers, Parts};
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
 use crate::place::{Place, Told};
-use crate::reader;
+use crate::reader::{self, DatabaseReader};
 use crate::verbs::spelt;
 use crate::wire::{seen_in, time_out};
 
@@ -187,18 +186,21 @@ impl Daemon {
     }
 
     /// The database of this name in any of the repositories.
-    async fn subject(&self, called: &str) -> Result<Subject, Failure> {
+    async fn subject(&self, called: &str) -> Result<DatabaseReader, Failure> {
         if let Some(guard) = self.guard(called) {
-            let reader = reader::Records::new(guard.home.repository.clone());
+            let records = &guard.home.records;
             let status = guard.status();
             let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
-            if let Some(record) = reader.find(&id).await? {
-                return Ok(Subject { home: Arc::clone(&guard.home), record, seen: seen_in(&status) });
+            if let Some(record) = records.find(&id).await? {
+                if let Some(seen) = seen_in(&status) {
+                    records.plain.hear(record.id, seen);
+                }
+                return Ok(records.reader(record));
             }
         }
         for home in self.homes().await {
-            if let Some(record) = reader::Records::new(home.repository.clone()).find(called).await? {
-                return Ok(Subject { home, record, seen: None });
+            if let Some(record) = home.records.find(called).await? {
+                return Ok(home.records.reader(record));
             }
         }
         Err(reader::no_such_database(called))
@@ -217,27 +219,13 @@ async fn fit_or_refused(asked: Vec<DatabaseEntry>) -> Result<Vec<DatabaseEntry>,
     first.map_or(Ok(asked), Err)
 }
 
-/// A database that a question is about.
-struct Subject {
-    home: Arc<Home>,
-    record: reader::Record,
-    /// This daemon's own word, newer than the marks in the repository.
-    seen: Option<Seen>,
-}
-
-impl Subject {
-    fn reader(&self) -> reader::DatabaseReader {
-        reader::DatabaseReader::new(self.home.repository.clone(), self.record.clone(), self.seen)
-    }
-}
-
 impl Answers for Arc<Daemon> {
     fn databases(&self) -> Answer<'_, v1::ListDatabasesResponse> {
         async {
             let guarded: Vec<_> = self.guards().iter().filter_map(|guard| guard.status().database).collect();
             let mut databases = Vec::new();
             for home in self.homes().await {
-                for mut database in reader::Records::new(home.repository.clone()).all().await? {
+                for mut database in home.records.all().await? {
                     database.protected = guarded.iter().any(|one| one.id == database.id && one.protected);
                     databases.push(database);
                 }
@@ -311,7 +299,7 @@ impl Answers for Arc<Daemon> {
             let subject = self.subject(&request.database).await?;
             let guard = self.guard(&request.database);
             check_class(&request.class, &self.told)?;
-            let mut database = subject.reader().set(&request).await?;
+            let mut database = subject.set(&request).await?;
             if let Some(guard) = guard {
                 guard.rename(|entry| {
                     entry.name = Some(database.name.clone());
@@ -340,7 +328,7 @@ impl Answers for Arc<Daemon> {
                 if status.databases.is_empty() {
                     // Not under care here: what the repository says of it.
                     let subject = self.subject(&request.database).await?;
-                    status.databases.push(subject.reader().status().await?);
+                    status.databases.push(subject.status().await?);
                     return Ok(status);
                 }
             }
@@ -358,7 +346,7 @@ impl Answers for Arc<Daemon> {
 
     fn points(&self, request: v1::ListPointsRequest) -> Parts<v1::ListPointsResponse> {
         let daemon = Arc::clone(self);
-        async move { Ok(daemon.subject(&request.database).await?.reader().points(request.from, request.to)) }
+        async move { Ok(daemon.subject(&request.database).await?.points(request.from, request.to)) }
             .into_stream()
             .try_flatten()
             .boxed()
@@ -367,7 +355,7 @@ impl Answers for Arc<Daemon> {
     fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse> {
         async move {
             let guarded = self.guard(&request.database).is_some_and(|guard| guard.protection().is_ok());
-            let mut history = self.subject(&request.database).await?.reader().history().await?;
+            let mut history = self.subject(&request.database).await?.history().await?;
             if let Some(database) = &mut history.database {
                 database.protected = guarded;
             }
@@ -377,21 +365,19 @@ impl Answers for Arc<Daemon> {
     }
 
     fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
-        async move { self.subject(&request.database).await?.reader().resolve(request.target).await }.boxed()
+        async move { self.subject(&request.database).await?.resolve(request.target).await }.boxed()
     }
 
     fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
-        async move { self.subject(&request.database).await?.reader().plan(request.target).await }.boxed()
+        async move { self.subject(&request.database).await?.plan(request.target).await }.boxed()
     }
 
     fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
         let daemon = Arc::clone(self);
-        async move {
-            Ok(daemon.subject(&request.database).await?.reader().restore(request.target, request.to.into()))
-        }
-        .into_stream()
-        .try_flatten()
-        .boxed()
+        async move { Ok(daemon.subject(&request.database).await?.restore(request.target, request.to.into())) }
+            .into_stream()
+            .try_flatten()
+            .boxed()
     }
 
     fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
@@ -415,7 +401,7 @@ impl Answers for Arc<Daemon> {
 
 impl Daemon {
     async fn window_of(self: &Arc<Self>, id: &str) -> Result<(Option<v1::Window>, u64), Failure> {
-        let history = self.subject(id).await?.reader().history().await?;
+        let history = self.subject(id).await?.history().await?;
         Ok((history.windows.last().cloned(), history.gaps.len() as u64))
     }
 }

@@ -244,9 +244,8 @@ impl Run {
             board: driver.board.clone(),
             scratch: options.state.join("spool").join(mark.timeline.key_text()),
         };
-        if let Some(tx) = mark.tx.filter(|_| beginning.has_base) {
-            let point = Point { position: crate::ids::Position::new(mark.timeline, tx), time: mark.time };
-            driver.board.resumed(point);
+        if let Some((tx, time)) = beginning.stored.filter(|_| beginning.has_base) {
+            driver.board.resumed(Point { position: crate::ids::Position::new(mark.timeline, tx), time });
         }
         let shipping = driver.runtime.spawn(shipper.run());
         let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone());
@@ -289,6 +288,7 @@ impl Run {
             Record::Nothing => self.recorder.resume_from(self.source.resume())?,
             Record::Difference => self.record_difference(driver, &mut *image)?,
             Record::Image => {
+                driver.board.base_missing();
                 let table = self.recorder.table().clone();
                 self.recorder.record_image(
                     table,
@@ -296,7 +296,6 @@ impl Run {
                     has_history,
                     self.alive_before,
                 )?;
-                driver.board.base_missing();
                 self.base_wanted = true;
             }
         }

@@ -328,6 +328,9 @@ impl Sink for Recorder {
         open.changes.extend_from_slice(&changes);
         open.committed += 1;
         self.mark.tx = Some(tx);
+        if flags.needs_base {
+            self.mark.needs_base = Some(tx);
+        }
         self.mark.time = time;
         self.mark.image_pages = commit.image_pages;
         self.mark.resume = commit.resume;
