@@ -203,7 +203,7 @@ impl Run {
             } else if beginning.state == Some(scanned.state()) {
                 tracing::info!(reason, "the source's log does not go on, its state does: nothing was missed");
             } else {
-                tracing::info!(reason, "the source's log does not go on: compare the pages");
+                tracing::info!(reason, "the state of the source is taken anew");
                 record = Record::Difference;
             }
             if matches!(record, Record::Difference) && table.is_none() && beginning.state.is_some() {
