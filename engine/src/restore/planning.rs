@@ -53,11 +53,7 @@ pub async fn plan<O: Objects>(
             };
             facts(&transactions, position, last)?
         }
-        _ => TargetFacts {
-            point: Point { position, time: manifest.time },
-            image_pages: manifest.page_count,
-            state: manifest.state,
-        },
+        _ => facts_of_base(objects, history, position, &route, &manifest, known).await?,
     };
     if let Some(time) = time.filter(|time| *time != target_facts.point.time) {
         let what = format!("the state was committed at {}, its segment says {time}", target_facts.point.time);
@@ -71,6 +67,38 @@ pub async fn plan<O: Objects>(
         image_pages: manifest.page_count,
     };
     Ok(RestorePlan::new(target, &route, base, target_facts))
+}
+
+/// What a base says of its own state, which must be what the log recorded of it, as far as the log is there.
+async fn facts_of_base<O: Objects>(
+    objects: &O,
+    history: &History,
+    position: Position,
+    route: &Route,
+    manifest: &Manifest,
+    known: Option<(SegmentKey, Vec<Transaction>)>,
+) -> Result<TargetFacts, RestoreError> {
+    let of_base = TargetFacts {
+        point: Point { position, time: manifest.time },
+        image_pages: manifest.page_count,
+        state: manifest.state,
+    };
+    let line = history.line(position.timeline);
+    let Some(piece) = line.and_then(|line| line.piece_of(position.tx)) else { return Ok(of_base) };
+    let entry = SegmentEntry { key: piece.key, size: piece.size };
+    let transactions = match known {
+        Some((key, transactions)) if key == piece.key => transactions,
+        _ => objects.transactions(entry).await?,
+    };
+    let of_log = facts(&transactions, position, &entry)?;
+    if (of_log.image_pages, of_log.state) != (of_base.image_pages, of_base.state) {
+        let what = format!(
+            "it has {} pages and state {}, the log says {} pages and state {}",
+            of_base.image_pages, of_base.state, of_log.image_pages, of_log.state
+        );
+        return Err(ReadError::Damaged { object: route.base.key.to_string(), what }.into());
+    }
+    Ok(of_log)
 }
 
 impl Route {

@@ -269,6 +269,14 @@ impl World {
         self.base_of(state);
     }
 
+    /// Puts a base of the present state, as it says, with other content in a page.
+    pub(crate) fn base_with_other_content(&mut self, page: u32) {
+        let (state, image) = (self.image.state(), self.image.clone());
+        self.scribble(page, 0xbad);
+        self.base_of(state);
+        self.image = image;
+    }
+
     /// Puts a base that says it has this state.
     pub(crate) fn base_of(&mut self, state: StateChecksum) {
         let (position, size) = (self.position(), self.page_size);

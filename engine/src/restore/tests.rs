@@ -265,11 +265,33 @@ fn without_a_way_around_damage_is_named_and_nothing_is_left() {
 }
 
 #[test]
-fn a_result_that_is_not_the_recorded_state_is_not_handed_over() {
+fn a_base_that_contradicts_the_log_is_gone_around() {
     let mut world = World::new(PageSize::MIN, 10);
     world.commit(10, &[(2, 77)]);
     world.cut();
     world.base_of(StateChecksum::from_raw(5));
+    let folder = TempDir::new().unwrap();
+    let report = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap();
+    assert_eq!(report.avoided, [world.findings.bases[1].key.to_string()]);
+    assert!(std::fs::read(folder.path().join("one")).unwrap() == world.images[&world.position()].1);
+    world.base_with_other_content(5);
+    world.findings.bases.remove(1);
+    world.commit(10, &[(3, 78)]);
+    world.cut();
+    let report = restore_to(&world, Target::Latest, &folder.path().join("two")).unwrap();
+    assert_eq!(report.avoided, [world.findings.bases[1].key.to_string()]);
+    assert!(std::fs::read(folder.path().join("two")).unwrap() == world.images[&world.position()].1);
+}
+
+#[test]
+fn a_result_that_is_not_the_recorded_state_is_not_handed_over() {
+    let mut world = World::new(PageSize::MIN, 10);
+    world.commit(10, &[(2, 77)]);
+    world.cut();
+    world.base_with_other_content(5);
+    world.commit(10, &[(3, 78)]);
+    world.cut();
+    world.findings.bases.remove(0);
     let folder = TempDir::new().unwrap();
     let error = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap_err();
     assert!(matches!(error, RestoreError::NotProven { .. }), "{error}");
