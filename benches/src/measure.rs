@@ -122,7 +122,7 @@ pub struct ProcessUse {
     pub resident_max: u64,
     /// Of it, memory of its own: without the pages of files.
     pub anonymous: u64,
-    /// Processor time in all threads, in seconds.
+    /// Processor time of all threads so far, in seconds, to a hundredth.
     pub seconds: f64,
 }
 
@@ -134,16 +134,15 @@ pub fn process_use(pid: u32) -> Option<ProcessUse> {
         let line = status.lines().find(|line| line.starts_with(name))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
-    let mut nanos = 0_u64;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-        let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        nanos += stat.split(' ').next().and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
-    }
+    // utime and stime are the 14th and 15th field; the name before may hold spaces. Threads that ended are in them.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     Some(ProcessUse {
         resident: kib("VmRSS:")? * 1024,
         resident_max: kib("VmHWM:")? * 1024,
         anonymous: kib("RssAnon:")? * 1024,
-        seconds: nanos as f64 / 1e9,
+        seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
     })
 }
 

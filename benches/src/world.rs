@@ -434,6 +434,12 @@ impl Stored {
 /// Looks at all files below a folder. Files that go away meanwhile are not counted.
 #[must_use]
 pub fn stored_in(folder: &Path) -> Stored {
+    stored_where(folder, |_| true)
+}
+
+/// Looks at the files below a folder whose paths fit.
+#[must_use]
+pub fn stored_where(folder: &Path, fits: impl Fn(&str) -> bool) -> Stored {
     let mut stored = Stored::default();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -441,8 +447,11 @@ pub fn stored_in(folder: &Path) -> Stored {
             match entry.metadata() {
                 Ok(data) if data.is_dir() => folders.push(entry.path()),
                 Ok(data) => {
-                    stored.bytes += data.len();
-                    stored.names.push(entry.path().display().to_string());
+                    let name = entry.path().display().to_string();
+                    if fits(&name) {
+                        stored.bytes += data.len();
+                        stored.names.push(name);
+                    }
                 }
                 Err(_) => {}
             }

@@ -57,6 +57,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         daemon.stop()?;
     }
     answer.table(table);
+    answer.note("Idle begins 2.5 s after the last store of the first copy: litestream compacts that copy in the time, so its idle row is not its rest.");
     let _ = world.discard("memory");
     Ok(answer)
 }
