@@ -121,10 +121,11 @@ impl Records {
     /// Writes a new version of a record, with another name or class. What is empty stays.
     pub(crate) async fn set(&self, record: Record, name: &str, class: &str) -> Result<Record, Failure> {
         let failed = |error: RepositoryError| Failure::of(&error);
-        if !name.is_empty() && name != record.name {
-            if let Some(other) = self.find(name).await? {
-                return Err(failed(RepositoryError::NameTaken { name: name.to_owned(), found: other.id }));
-            }
+        if !name.is_empty()
+            && name != record.name
+            && let Some(other) = self.find(name).await?
+        {
+            return Err(failed(RepositoryError::NameTaken { name: name.to_owned(), found: other.id }));
         }
         let or = |new: &str, old: String| if new.is_empty() { old } else { new.to_owned() };
         let changed = Record { name: or(name, record.name), class: or(class, record.class), ..record };

@@ -5,6 +5,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use everwhen_engine::error::ErrorKind;
+use everwhen_engine::history::Seen;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -19,10 +20,14 @@ use crate::failure::Failure;
 use crate::place::{Place, Told};
 use crate::reader::{self, DatabaseReader};
 use crate::verbs::spelt;
-use crate::wire::{seen_in, time_out};
+use crate::wire::{seen_in, time_in, time_out};
 
 /// How often a database that could not be protected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a mark says how far the time is covered.
+const MARK_EVERY: Duration = Duration::from_secs(600);
+const MARK_PATIENCE: Duration = Duration::from_secs(5);
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
 const WAIT_USUAL: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 /// A status does not wait longer than this for the repository to say where the window begins.
@@ -155,10 +160,63 @@ impl Daemon {
         }
     }
 
-    /// Flushes and ends everything.
+    /// Puts covered-through marks from time to time. Runs until dropped.
+    pub(crate) async fn mark_at_times(&self) {
+        loop {
+            tokio::time::sleep(MARK_EVERY).await;
+            self.mark().await;
+        }
+    }
+
+    /// One mark in each repository, for all of its databases. A mark that cannot be put is missed, not needed.
+    async fn mark(&self) {
+        for home in self.homes().await {
+            let guards = self.guards();
+            let ours = guards.iter().filter(|guard| Arc::ptr_eq(&guard.home, &home));
+            let seen = ours.filter_map(|guard| {
+                let status = guard.status();
+                Some((status.database.as_ref()?.id.parse().ok()?, seen_in(&status)?))
+            });
+            match tokio::time::timeout(MARK_PATIENCE, home.mark(seen.collect())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => tracing::warn!("{}", failure.message()),
+                Err(_) => {
+                    tracing::warn!("cannot put a covered-through mark: the store does not answer in time");
+                }
+            }
+        }
+    }
+
+    /// Flushes and ends everything, and leaves word how far it was watched.
     pub(crate) async fn stop(&self) {
         let guards = self.guards();
         futures::future::join_all(guards.iter().map(|guard| guard.stop())).await;
+        self.mark().await;
+    }
+
+    /// Before a state is looked for: waits until what was committed up to then is in the repository, so that "now" and
+    /// "latest" mean what they say. Gives up soon; then the answer says how far the repository goes.
+    async fn catch_up(&self, called: &str, target: Option<&v1::Target>) {
+        use v1::target::Target::{Latest, Position, Time};
+        let Some(guard) = self.guard(called) else { return };
+        let Ok(protection) = guard.protection() else { return };
+        let covered = |asked| move |seen: Option<Seen>| seen.is_some_and(|seen| seen.time >= asked);
+        let now = Timestamp::now();
+        let asked = match target.and_then(|target| target.target.as_ref()) {
+            Some(Time(time)) => time_in(time),
+            Some(Latest(_) | Position(_)) if protection.status().lag_ms > 0 => Timestamp::MIN,
+            _ => return,
+        };
+        if asked > now || (asked > Timestamp::MIN && covered(asked)(seen_in(&guard.status()))) {
+            return;
+        }
+        let waited = async {
+            let _ = protection.wait_durable(None, CATCH_UP_PATIENCE).await;
+            while !covered(asked)(seen_in(&guard.status())) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(CATCH_UP_PATIENCE, waited).await;
     }
 
     /// The status, as far as memory knows it: for metrics.
@@ -365,19 +423,30 @@ impl Answers for Arc<Daemon> {
     }
 
     fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
-        async move { self.subject(&request.database).await?.resolve(request.target).await }.boxed()
+        async move {
+            self.catch_up(&request.database, request.target.as_ref()).await;
+            self.subject(&request.database).await?.resolve(request.target).await
+        }
+        .boxed()
     }
 
     fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
-        async move { self.subject(&request.database).await?.plan(request.target).await }.boxed()
+        async move {
+            self.catch_up(&request.database, request.target.as_ref()).await;
+            self.subject(&request.database).await?.plan(request.target).await
+        }
+        .boxed()
     }
 
     fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
         let daemon = Arc::clone(self);
-        async move { Ok(daemon.subject(&request.database).await?.restore(request.target, request.to.into())) }
-            .into_stream()
-            .try_flatten()
-            .boxed()
+        async move {
+            daemon.catch_up(&request.database, request.target.as_ref()).await;
+            Ok(daemon.subject(&request.database).await?.restore(request.target, request.to.into()))
+        }
+        .into_stream()
+        .try_flatten()
+        .boxed()
     }
 
     fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use everwhen_engine::ids::HostId;
+use everwhen_engine::history::Seen;
+use everwhen_engine::ids::{DatabaseId, HostId};
 use everwhen_engine::protect::ProtectOptions;
+use everwhen_engine::repository::SeenEntry;
+use everwhen_engine::time::Timestamp;
 
 use crate::config::{Config, DatabaseEntry, Flush};
 use crate::failure::Failure;
@@ -41,6 +44,19 @@ impl Home {
     /// This installation.
     pub(crate) fn host(&self) -> HostId {
         self.host
+    }
+
+    /// Puts a mark: up to these moments nothing but these positions was committed. It lets idle databases be restored
+    /// "as of now" after the daemon is gone.
+    pub(crate) async fn mark(&self, seen: Vec<(DatabaseId, Seen)>) -> Result<(), Failure> {
+        if seen.is_empty() {
+            return Ok(());
+        }
+        let entry =
+            |(id, seen): (DatabaseId, Seen)| (id, SeenEntry { position: seen.position, through: seen.time });
+        let entries = seen.into_iter().map(entry).collect();
+        let put = self.records.repository.put_seen(self.host, Timestamp::now(), entries).await;
+        put.map_err(|error| Failure::of(&error).while_("cannot put a covered-through mark"))
     }
 
     /// How the engine shall protect a database here.

@@ -51,6 +51,21 @@ pub(crate) struct Beginning {
     pub(crate) note: Option<String>,
 }
 
+impl Beginning {
+    fn of_nothing(mark: Mark) -> Self {
+        Self {
+            mark,
+            table: None,
+            state: None,
+            stored: None,
+            spooled: Vec::new(),
+            has_base: false,
+            base_bytes: 0,
+            note: None,
+        }
+    }
+}
+
 /// Finds where to begin. Blocking: called on the capture thread.
 pub(crate) async fn begin(
     repository: &Repository,
@@ -66,13 +81,14 @@ pub(crate) async fn begin(
     }
     let claims = repository.timelines(oldest.database).await?;
     let ours = claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim);
-    let tip = match oldest.tx {
-        Some(from) if ours => contiguous_tip(repository, oldest.database, oldest.timeline, from).await?,
-        _ => oldest.tx,
-    };
+    let tip = if ours { contiguous_tip(repository, &oldest).await? } else { None };
     let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
     let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
     let end = spooled.last().map(|part| part.range.last()).or(tip);
+    if ours && end.is_none() && oldest.tx.is_none() {
+        // Claimed, and nothing recorded yet: the timeline is as good as new.
+        return Ok(Beginning::of_nothing(oldest));
+    }
     let resumed = recovered.zip(end).filter(|_| ours).and_then(|(found, end)| found.at(end, never_stored));
     let Some((mark, table)) = resumed else {
         let why = "the local state was lost or is older than the repository";
@@ -117,16 +133,7 @@ async fn begin_without_journal(
             let database = database.await?.id;
             let claim =
                 claim(repository, options, database, TimelineId::FIRST, None, ForkReason::Began).await?;
-            Ok(Beginning {
-                mark: first_mark(database, claim),
-                table: None,
-                state: None,
-                stored: None,
-                spooled: Vec::new(),
-                has_base: false,
-                base_bytes: 0,
-                note: None,
-            })
+            Ok(Beginning::of_nothing(first_mark(database, claim)))
         }
     }
 }
@@ -148,6 +155,7 @@ fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 8])) ->
         chain: chain_start(database, timeline),
         page_size: PageSize::MIN,
         image_pages: 0,
+        stored: None,
         needs_base: None,
         log_versions: 0,
         log_bytes: 0,
@@ -184,20 +192,16 @@ async fn claim(
     }
 }
 
-/// The last transaction of the run of segments that follows `from` without a hole.
-async fn contiguous_tip(
-    repository: &Repository,
-    database: DatabaseId,
-    timeline: TimelineId,
-    from: TxId,
-) -> Result<Option<TxId>, ProtectError> {
-    let mut tip = from;
-    for (key, _) in repository.segments(database, timeline, Some(from)).await? {
-        if key.range.first() <= tip.next() {
-            tip = tip.max(key.range.last());
+/// The last transaction of the run of segments that goes on without a hole from what the journal knows to be stored.
+async fn contiguous_tip(repository: &Repository, oldest: &Mark) -> Result<Option<TxId>, ProtectError> {
+    let mut tip = oldest.stored;
+    for (key, _) in repository.segments(oldest.database, oldest.timeline, oldest.stored).await? {
+        // The first segment of a timeline begins after its fork point, wherever that is.
+        if tip.is_none_or(|tip| key.range.first() <= tip.next()) {
+            tip = tip.max(Some(key.range.last()));
         }
     }
-    Ok(Some(tip))
+    Ok(tip)
 }
 
 /// The parts that go on from `tip` without a hole; older ones are durable already and are deleted.
@@ -259,6 +263,7 @@ async fn fork_at_tip(
             time: tip.last.time,
             page_size: tip.page_size,
             image_pages: tip.last.image_pages,
+            stored: Some(tip.position.tx),
             needs_base: tip.needs_base,
             ..mark
         };
@@ -336,6 +341,7 @@ pub(crate) async fn fork_behind(
         timeline,
         claim: nonce,
         tx: parent.map(|position| position.tx),
+        stored: parent.map(|position| position.tx),
         time: at.map_or(mark.time, |transaction| transaction.time.max(mark.time)),
         chain: chain_start(mark.database, timeline),
         image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),
