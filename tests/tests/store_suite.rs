@@ -275,6 +275,21 @@ async fn refusals_are_told_apart() {
     error_of(ErrorKind::StoreUnreachable, &error);
 }
 
+#[tokio::test]
+async fn having_no_credentials_is_told_as_that() {
+    let server = S3Server::start();
+    let mut settings = server.environment();
+    settings.retain(|(name, _)| !name.contains("KEY"));
+    // Where an instance would tell its role; nobody is there.
+    settings.push(("AWS_METADATA_ENDPOINT".into(), "http://127.0.0.1:9".into()));
+    let store = Store::open_with("s3://bucket/x", &settings).unwrap();
+    let begun = Instant::now();
+    let error = store.get("everwhen").await.unwrap_err();
+    assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
+    assert!(error.advice().unwrap().contains("AWS_ACCESS_KEY_ID"));
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
 // ---- The repository -------------------------------------------------------------------------------------------------
 
 fn key() -> KeySource {
