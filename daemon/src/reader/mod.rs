@@ -2,14 +2,14 @@
 
 mod database;
 mod objects;
-mod repository;
+mod records;
 
 use everwhen_engine::history::Seen;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 pub(crate) use database::DatabaseReader;
-pub(crate) use repository::{Record, Records, id, no_such_database, open, open_or_create, url, url_of_store};
+pub(crate) use records::{Records, key_source, no_such_database, open, open_or_create, store, url_of_store};
 
 use crate::answers::{Answer, Answers, Parts};
 use crate::client::Client;
@@ -33,7 +33,7 @@ impl Reader {
         config: &Config,
         daemon: Option<Client>,
     ) -> Result<Self, Failure> {
-        let records = Records::new(open(&place.store, config).await?);
+        let records = Records::new(open(&place.store, config).await?, &place.state)?;
         Ok(Self { place: place.clone(), config: config.clone(), records, daemon })
     }
 
@@ -53,22 +53,28 @@ impl Reader {
     /// One database, or all.
     pub(crate) async fn all(&self, called: Option<&str>) -> Result<Vec<DatabaseReader>, Failure> {
         if let Some(called) = called {
-            return Ok(vec![self.database(called).await?]);
+            return Ok(vec![self.database(called, None).await?]);
         }
         let records = self.records.records().await?;
-        let reader = |record| DatabaseReader::new(self.records.repository.clone(), record, None);
-        Ok(records.into_iter().map(reader).collect())
+        Ok(records.into_iter().map(|record| self.records.reader(record)).collect())
     }
 
-    async fn database(&self, called: &str) -> Result<DatabaseReader, Failure> {
+    async fn database(&self, called: &str, target: Option<&v1::Target>) -> Result<DatabaseReader, Failure> {
         let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
-        let seen = self.seen(&record.id.to_string()).await;
-        Ok(DatabaseReader::new(self.records.repository.clone(), record, seen))
+        if let Some(seen) = self.seen(&record.id.to_string(), target).await {
+            self.records.plain.hear(record.id, seen);
+        }
+        Ok(self.records.reader(record))
     }
 
     /// The word of the daemon beside the repository. Without one, or if it does not know, there is none.
-    async fn seen(&self, id: &str) -> Option<Seen> {
+    async fn seen(&self, id: &str, target: Option<&v1::Target>) -> Option<Seen> {
         let daemon = self.daemon.as_ref()?;
+        if target.is_some() {
+            // Whatever it answers: to find the point it makes the repository reach up to the moment asked for.
+            let request = v1::ResolvePointRequest { database: id.to_owned(), target: target.cloned() };
+            let _ = daemon.resolve(request).await;
+        }
         let status = daemon.status(v1::GetStatusRequest { database: id.to_owned() }).await.ok()?;
         status.databases.iter().find_map(seen_in)
     }
@@ -77,10 +83,10 @@ impl Reader {
         let mut databases = Vec::new();
         if called.is_empty() {
             for database in self.records.all().await? {
-                databases.push(self.database(&database.id).await?.status().await?);
+                databases.push(self.database(&database.id, None).await?.status().await?);
             }
         } else {
-            databases.push(self.database(called).await?.status().await?);
+            databases.push(self.database(called, None).await?.status().await?);
         }
         Ok(v1::GetStatusResponse { databases, daemon: None })
     }
@@ -133,7 +139,7 @@ impl Answers for Reader {
             if !request.class.is_empty() {
                 class_named(&request.class, &self.config.classes).map_err(Failure::usage)?;
             }
-            self.database(&request.database).await?.set(&request).await
+            self.database(&request.database, None).await?.set(&request).await
         }
         .boxed()
     }
@@ -145,31 +151,42 @@ impl Answers for Reader {
     fn points(&self, request: v1::ListPointsRequest) -> Parts<v1::ListPointsResponse> {
         let (records, daemon) = (self.records.clone(), self.daemon.clone());
         let reader = Self { place: self.place.clone(), config: self.config.clone(), records, daemon };
-        async move { Ok(reader.database(&request.database).await?.points(request.from, request.to)) }
+        async move { Ok(reader.database(&request.database, None).await?.points(request.from, request.to)) }
             .into_stream()
             .try_flatten()
             .boxed()
     }
 
     fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse> {
-        async move { self.database(&request.database).await?.history().await }.boxed()
+        async move { self.database(&request.database, None).await?.history().await }.boxed()
     }
 
     fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
-        async move { self.database(&request.database).await?.resolve(request.target).await }.boxed()
+        async move {
+            let database = self.database(&request.database, request.target.as_ref()).await?;
+            database.resolve(request.target).await
+        }
+        .boxed()
     }
 
     fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
-        async move { self.database(&request.database).await?.plan(request.target).await }.boxed()
+        async move {
+            let database = self.database(&request.database, request.target.as_ref()).await?;
+            database.plan(request.target).await
+        }
+        .boxed()
     }
 
     fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
         let (records, daemon) = (self.records.clone(), self.daemon.clone());
         let reader = Self { place: self.place.clone(), config: self.config.clone(), records, daemon };
-        async move { Ok(reader.database(&request.database).await?.restore(request.target, request.to.into())) }
-            .into_stream()
-            .try_flatten()
-            .boxed()
+        async move {
+            let database = reader.database(&request.database, request.target.as_ref()).await?;
+            Ok(database.restore(request.target, request.to.into()))
+        }
+        .into_stream()
+        .try_flatten()
+        .boxed()
     }
 
     fn wait_durable(&self, _: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
@@ -183,7 +200,7 @@ impl Reader {
             name: entry.name(),
             path: entry.path.to_string_lossy().into_owned(),
             class: entry.class.clone(),
-            store: url(&self.records.repository),
+            store: self.records.url().to_owned(),
             ..v1::Database::default()
         }
     }

@@ -1,35 +1,50 @@
-//! A repository as the engine's restore reads it.
+//! A repository as the engine's restore reads it, together with what running daemons say beyond the marks in it.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use everwhen_engine::digest::Hasher;
-use everwhen_engine::error::{ErrorKind, Explain};
-use everwhen_engine::history::{BaseEntry, Findings, SegmentEntry, Timeline};
-use everwhen_engine::ids::{DatabaseId, Digest};
-use everwhen_engine::repository::{Repository, RepositoryError};
+use everwhen_engine::history::{BaseEntry, Seen, SegmentEntry, Timeline};
+use everwhen_engine::ids::{DatabaseId, Digest, TimelineId, TxId};
+use everwhen_engine::repository::Repository;
 use everwhen_engine::restore::{Inventory, Objects, ReadError};
-use everwhen_engine::store::keys::{BaseKey, SegmentKey, chunk_prefix, database_prefix, pack_key};
+use everwhen_engine::store::keys::{BaseKey, SegmentKey};
 
 /// See the module.
 #[derive(Clone)]
-pub(crate) struct RepositoryObjects(pub(crate) Repository);
+pub(crate) struct HeardRepository {
+    repository: Repository,
+    heard: Arc<Mutex<HashMap<DatabaseId, Seen>>>,
+}
 
-impl Objects for RepositoryObjects {
-    fn hasher(&self, database: DatabaseId) -> Hasher {
-        self.0.hasher(database)
+impl HeardRepository {
+    pub(crate) fn new(repository: Repository) -> Self {
+        Self { repository, heard: Arc::default() }
+    }
+
+    /// Takes a daemon's word on how far it covers the time of a database.
+    pub(crate) fn hear(&self, database: DatabaseId, seen: Seen) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(database, seen);
+    }
+}
+
+impl Objects for HeardRepository {
+    async fn hasher(&self, database: DatabaseId) -> Result<Hasher, ReadError> {
+        Objects::hasher(&self.repository, database).await
     }
 
     async fn segment(&self, key: SegmentKey) -> Result<Bytes, ReadError> {
-        self.0.get_segment(&key).await.map_err(|error| read_error(key.to_string(), error))
+        self.repository.segment(key).await
     }
 
     async fn segment_range(&self, key: SegmentKey, range: Range<u64>) -> Result<Bytes, ReadError> {
-        self.0.get_segment_range(&key, range).await.map_err(|error| read_error(key.to_string(), error))
+        self.repository.segment_range(key, range).await
     }
 
     async fn base(&self, key: BaseKey) -> Result<Bytes, ReadError> {
-        self.0.get_base(&key).await.map_err(|error| read_error(key.to_string(), error))
+        self.repository.base(key).await
     }
 
     async fn pack_range(
@@ -38,44 +53,41 @@ impl Objects for RepositoryObjects {
         pack: Digest,
         range: Range<u64>,
     ) -> Result<Bytes, ReadError> {
-        let read = self.0.get_pack_range(database, pack, range).await;
-        read.map_err(|error| read_error(pack_key(database, pack), error))
+        self.repository.pack_range(database, pack, range).await
     }
 }
 
-impl Inventory for RepositoryObjects {
-    async fn findings(&self, database: DatabaseId) -> Result<Findings, ReadError> {
-        let failed = |error: RepositoryError| read_error(database_prefix(database), error);
-        let claims = self.0.timelines(database).await.map_err(failed)?;
-        let bases = self.0.bases(database).await.map_err(failed)?;
-        let mut segments = Vec::new();
-        for claim in &claims {
-            segments.extend(self.0.segments(database, claim.id, None).await.map_err(failed)?);
-        }
-        let timelines = claims.into_iter().map(|claim| Timeline {
-            id: claim.id,
-            parent: claim.parent,
-            why: claim.why,
-            host: claim.host,
-            host_name: claim.host_name,
-            claimed_at: claim.claimed_at,
-        });
-        Ok(Findings {
-            timelines: timelines.collect(),
-            segments: segments.into_iter().map(|(key, size)| SegmentEntry { key, size }).collect(),
-            bases: bases.into_iter().map(|(key, size)| BaseEntry { key, size }).collect(),
-            seen: Vec::new(),
-        })
+impl Inventory for HeardRepository {
+    async fn timelines(&self, database: DatabaseId) -> Result<Vec<Timeline>, ReadError> {
+        Inventory::timelines(&self.repository, database).await
+    }
+
+    async fn segments(
+        &self,
+        database: DatabaseId,
+        timeline: TimelineId,
+        after: Option<TxId>,
+    ) -> Result<Vec<SegmentEntry>, ReadError> {
+        Inventory::segments(&self.repository, database, timeline, after).await
+    }
+
+    async fn all_segments(&self, database: DatabaseId) -> Result<Vec<SegmentEntry>, ReadError> {
+        Inventory::all_segments(&self.repository, database).await
+    }
+
+    async fn bases(&self, database: DatabaseId) -> Result<Vec<BaseEntry>, ReadError> {
+        Inventory::bases(&self.repository, database).await
+    }
+
+    async fn seen(&self, database: DatabaseId) -> Result<Vec<Seen>, ReadError> {
+        // The word was heard before the marks and segments are read, so it vouches for segments that are there.
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&database).copied();
+        let mut seen = Inventory::seen(&self.repository, database).await?;
+        seen.extend(heard);
+        Ok(seen)
     }
 
     async fn packs(&self, database: DatabaseId) -> Result<Vec<(Digest, u64)>, ReadError> {
-        self.0.packs(database).await.map_err(|error| read_error(chunk_prefix(database), error))
-    }
-}
-
-fn read_error(object: String, error: RepositoryError) -> ReadError {
-    match error.kind() {
-        ErrorKind::Damaged => ReadError::Damaged { object, what: error.to_string() },
-        kind => ReadError::Store { object, kind, advice: error.advice(), source: Box::new(error) },
+        Inventory::packs(&self.repository, database).await
     }
 }

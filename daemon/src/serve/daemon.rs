@@ -18,12 +18,16 @@ use crate::answers::{Answer, Answers, Parts};
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
 use crate::place::{Place, Told};
-use crate::reader;
+use crate::reader::{self, DatabaseReader};
 use crate::verbs::spelt;
-use crate::wire::{seen_in, time_out};
+use crate::wire::{seen_in, time_in, time_out};
 
 /// How often a database that could not be protected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a mark says how far the time is covered.
+const MARK_EVERY: Duration = Duration::from_secs(600);
+const MARK_PATIENCE: Duration = Duration::from_secs(5);
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
 const WAIT_USUAL: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 /// A status does not wait longer than this for the repository to say where the window begins.
@@ -156,10 +160,63 @@ impl Daemon {
         }
     }
 
-    /// Flushes and ends everything.
+    /// Puts covered-through marks from time to time. Runs until dropped.
+    pub(crate) async fn mark_at_times(&self) {
+        loop {
+            tokio::time::sleep(MARK_EVERY).await;
+            self.mark().await;
+        }
+    }
+
+    /// One mark in each repository, for all of its databases. A mark that cannot be put is missed, not needed.
+    async fn mark(&self) {
+        for home in self.homes().await {
+            let guards = self.guards();
+            let ours = guards.iter().filter(|guard| Arc::ptr_eq(&guard.home, &home));
+            let seen = ours.filter_map(|guard| {
+                let status = guard.status();
+                Some((status.database.as_ref()?.id.parse().ok()?, seen_in(&status)?))
+            });
+            match tokio::time::timeout(MARK_PATIENCE, home.mark(seen.collect())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => tracing::warn!("{}", failure.message()),
+                Err(_) => {
+                    tracing::warn!("cannot put a covered-through mark: the store does not answer in time");
+                }
+            }
+        }
+    }
+
+    /// Flushes and ends everything, and leaves word how far it was watched.
     pub(crate) async fn stop(&self) {
         let guards = self.guards();
         futures::future::join_all(guards.iter().map(|guard| guard.stop())).await;
+        self.mark().await;
+    }
+
+    /// Before a state is looked for: waits until what was committed up to then is in the repository, so that "now" and
+    /// "latest" mean what they say. Gives up soon; then the answer says how far the repository goes.
+    async fn catch_up(&self, called: &str, target: Option<&v1::Target>) {
+        use v1::target::Target::{Latest, Position, Time};
+        let Some(guard) = self.guard(called) else { return };
+        let Ok(protection) = guard.protection() else { return };
+        let covered = |asked| move |seen: Option<Seen>| seen.is_some_and(|seen| seen.time >= asked);
+        let now = Timestamp::now();
+        let asked = match target.and_then(|target| target.target.as_ref()) {
+            Some(Time(time)) => time_in(time),
+            Some(Latest(_) | Position(_)) if protection.status().lag_ms > 0 => Timestamp::MIN,
+            _ => return,
+        };
+        if asked > now || (asked > Timestamp::MIN && covered(asked)(seen_in(&guard.status()))) {
+            return;
+        }
+        let waited = async {
+            let _ = protection.wait_durable(None, CATCH_UP_PATIENCE).await;
+            while !covered(asked)(seen_in(&guard.status())) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(CATCH_UP_PATIENCE, waited).await;
     }
 
     /// The status, as far as memory knows it: for metrics.
@@ -187,18 +244,21 @@ impl Daemon {
     }
 
     /// The database of this name in any of the repositories.
-    async fn subject(&self, called: &str) -> Result<Subject, Failure> {
+    async fn subject(&self, called: &str) -> Result<DatabaseReader, Failure> {
         if let Some(guard) = self.guard(called) {
-            let reader = reader::Records::new(guard.home.repository.clone());
+            let records = &guard.home.records;
             let status = guard.status();
             let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
-            if let Some(record) = reader.find(&id).await? {
-                return Ok(Subject { home: Arc::clone(&guard.home), record, seen: seen_in(&status) });
+            if let Some(record) = records.find(&id).await? {
+                if let Some(seen) = seen_in(&status) {
+                    records.plain.hear(record.id, seen);
+                }
+                return Ok(records.reader(record));
             }
         }
         for home in self.homes().await {
-            if let Some(record) = reader::Records::new(home.repository.clone()).find(called).await? {
-                return Ok(Subject { home, record, seen: None });
+            if let Some(record) = home.records.find(called).await? {
+                return Ok(home.records.reader(record));
             }
         }
         Err(reader::no_such_database(called))
@@ -217,27 +277,13 @@ async fn fit_or_refused(asked: Vec<DatabaseEntry>) -> Result<Vec<DatabaseEntry>,
     first.map_or(Ok(asked), Err)
 }
 
-/// A database that a question is about.
-struct Subject {
-    home: Arc<Home>,
-    record: reader::Record,
-    /// This daemon's own word, newer than the marks in the repository.
-    seen: Option<Seen>,
-}
-
-impl Subject {
-    fn reader(&self) -> reader::DatabaseReader {
-        reader::DatabaseReader::new(self.home.repository.clone(), self.record.clone(), self.seen)
-    }
-}
-
 impl Answers for Arc<Daemon> {
     fn databases(&self) -> Answer<'_, v1::ListDatabasesResponse> {
         async {
             let guarded: Vec<_> = self.guards().iter().filter_map(|guard| guard.status().database).collect();
             let mut databases = Vec::new();
             for home in self.homes().await {
-                for mut database in reader::Records::new(home.repository.clone()).all().await? {
+                for mut database in home.records.all().await? {
                     database.protected = guarded.iter().any(|one| one.id == database.id && one.protected);
                     databases.push(database);
                 }
@@ -311,7 +357,7 @@ impl Answers for Arc<Daemon> {
             let subject = self.subject(&request.database).await?;
             let guard = self.guard(&request.database);
             check_class(&request.class, &self.told)?;
-            let mut database = subject.reader().set(&request).await?;
+            let mut database = subject.set(&request).await?;
             if let Some(guard) = guard {
                 guard.rename(|entry| {
                     entry.name = Some(database.name.clone());
@@ -340,7 +386,7 @@ impl Answers for Arc<Daemon> {
                 if status.databases.is_empty() {
                     // Not under care here: what the repository says of it.
                     let subject = self.subject(&request.database).await?;
-                    status.databases.push(subject.reader().status().await?);
+                    status.databases.push(subject.status().await?);
                     return Ok(status);
                 }
             }
@@ -358,7 +404,7 @@ impl Answers for Arc<Daemon> {
 
     fn points(&self, request: v1::ListPointsRequest) -> Parts<v1::ListPointsResponse> {
         let daemon = Arc::clone(self);
-        async move { Ok(daemon.subject(&request.database).await?.reader().points(request.from, request.to)) }
+        async move { Ok(daemon.subject(&request.database).await?.points(request.from, request.to)) }
             .into_stream()
             .try_flatten()
             .boxed()
@@ -367,7 +413,7 @@ impl Answers for Arc<Daemon> {
     fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse> {
         async move {
             let guarded = self.guard(&request.database).is_some_and(|guard| guard.protection().is_ok());
-            let mut history = self.subject(&request.database).await?.reader().history().await?;
+            let mut history = self.subject(&request.database).await?.history().await?;
             if let Some(database) = &mut history.database {
                 database.protected = guarded;
             }
@@ -377,17 +423,26 @@ impl Answers for Arc<Daemon> {
     }
 
     fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
-        async move { self.subject(&request.database).await?.reader().resolve(request.target).await }.boxed()
+        async move {
+            self.catch_up(&request.database, request.target.as_ref()).await;
+            self.subject(&request.database).await?.resolve(request.target).await
+        }
+        .boxed()
     }
 
     fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
-        async move { self.subject(&request.database).await?.reader().plan(request.target).await }.boxed()
+        async move {
+            self.catch_up(&request.database, request.target.as_ref()).await;
+            self.subject(&request.database).await?.plan(request.target).await
+        }
+        .boxed()
     }
 
     fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
         let daemon = Arc::clone(self);
         async move {
-            Ok(daemon.subject(&request.database).await?.reader().restore(request.target, request.to.into()))
+            daemon.catch_up(&request.database, request.target.as_ref()).await;
+            Ok(daemon.subject(&request.database).await?.restore(request.target, request.to.into()))
         }
         .into_stream()
         .try_flatten()
@@ -415,7 +470,7 @@ impl Answers for Arc<Daemon> {
 
 impl Daemon {
     async fn window_of(self: &Arc<Self>, id: &str) -> Result<(Option<v1::Window>, u64), Failure> {
-        let history = self.subject(id).await?.reader().history().await?;
+        let history = self.subject(id).await?.history().await?;
         Ok((history.windows.last().cloned(), history.gaps.len() as u64))
     }
 }

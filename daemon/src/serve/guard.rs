@@ -119,7 +119,7 @@ impl Guard {
         if !self.captured_class {
             return Ok(());
         }
-        match Protection::start(self.home.repository.clone(), self.options.clone()).await {
+        match Protection::start(self.home.records.repository.clone(), self.options.clone()).await {
             Ok(protection) => {
                 self.set(Watch::Running(Arc::new(protection)));
                 Ok(())

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use everwhen_engine::ids::HostId;
+use everwhen_engine::history::Seen;
+use everwhen_engine::ids::{DatabaseId, HostId};
 use everwhen_engine::protect::ProtectOptions;
-use everwhen_engine::repository::Repository;
+use everwhen_engine::repository::SeenEntry;
+use everwhen_engine::time::Timestamp;
 
 use crate::config::{Config, DatabaseEntry, Flush};
 use crate::failure::Failure;
 use crate::place::Place;
-use crate::reader;
+use crate::reader::{self, Records};
 use crate::state::Lock;
 
 /// See the module.
@@ -17,7 +19,7 @@ pub(crate) struct Home {
     /// Where it is.
     pub(crate) place: Place,
     /// What holds the history.
-    pub(crate) repository: Repository,
+    pub(crate) records: Records,
     host: HostId,
     host_name: String,
     _lock: Lock,
@@ -30,12 +32,13 @@ impl Home {
         let lock = place.state.lock()?;
         let host = place.state.host()?;
         let repository = reader::open_or_create(&place.store, config).await?;
-        Ok(Self { place, repository, host, host_name: host_name(), _lock: lock })
+        let records = Records::new(repository, &place.state)?;
+        Ok(Self { place, records, host, host_name: host_name(), _lock: lock })
     }
 
     /// The repository's URL.
     pub(crate) fn url(&self) -> String {
-        reader::url(&self.repository)
+        self.records.url().to_owned()
     }
 
     /// This installation.
@@ -43,10 +46,24 @@ impl Home {
         self.host
     }
 
+    /// Puts a mark: up to these moments nothing but these positions was committed. It lets idle databases be restored
+    /// "as of now" after the daemon is gone.
+    pub(crate) async fn mark(&self, seen: Vec<(DatabaseId, Seen)>) -> Result<(), Failure> {
+        if seen.is_empty() {
+            return Ok(());
+        }
+        let entry =
+            |(id, seen): (DatabaseId, Seen)| (id, SeenEntry { position: seen.position, through: seen.time });
+        let entries = seen.into_iter().map(entry).collect();
+        let put = self.records.repository.put_seen(self.host, Timestamp::now(), entries).await;
+        put.map_err(|error| Failure::of(&error).while_("cannot put a covered-through mark"))
+    }
+
     /// How the engine shall protect a database here.
     pub(crate) fn options_for(&self, entry: &DatabaseEntry, flush: &Flush) -> ProtectOptions {
         let name = entry.name();
-        let state = self.place.state.path().join(folder_name(&name, &reader::id(&self.repository)));
+        let state =
+            self.place.state.path().join(folder_name(&name, &self.records.repository.id().to_string()));
         let mut options =
             ProtectOptions::new(entry.path.clone(), name, state, self.host, self.host_name.clone());
         options.class.clone_from(&entry.class);

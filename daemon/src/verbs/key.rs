@@ -24,7 +24,8 @@ pub(crate) async fn key(verb: cli::Key) -> Result<(), Failure> {
 
 fn store_of(told: &Told) -> Result<&str, Failure> {
     told.store.as_deref().ok_or_else(|| {
-        Failure::usage("which repository is not said").advise("give it with --store URL, EVERWHEN_STORE or --config FILE")
+        Failure::usage("which repository is not said")
+            .advise("give it with --store URL, EVERWHEN_STORE or --config FILE")
     })
 }
 
@@ -87,7 +88,9 @@ async fn rotate(file: &Path, told: &Told, json: cli::Json) -> Result<(), Failure
             rotation.from
         );
         for record in &rotation.left {
-            text.push_str(&format!("  ! {record} could not be deleted: with it the former key still has power\n"));
+            text.push_str(&format!(
+                "  ! {record} could not be deleted: with it the former key still has power\n"
+            ));
         }
         text
     })

@@ -90,12 +90,13 @@ impl Running {
     /// the state folder of every home that comes. Runs until dropped.
     async fn go_on(&mut self) {
         let daemon = Arc::clone(&self.daemon);
-        let retry = daemon.retry();
-        tokio::pin!(retry);
+        let (retry, mark) = (daemon.retry(), daemon.mark_at_times());
+        tokio::pin!(retry, mark);
         loop {
             let home = tokio::select! {
                 Some(home) = self.new_homes.recv() => home,
                 () = &mut retry => return,
+                () = &mut mark => return,
             };
             if let Err(failure) = self.socket(&home.place.state.socket()).await {
                 tracing::error!("{}", failure.message());

@@ -97,15 +97,11 @@ fn without_a_daemon_the_lag_is_unknown() {
 
 #[test]
 fn points() {
-    let point = v1::RestorePoint {
-        position: "1/00000000000001a7".into(),
-        time: Some(time_out(time())),
-        pages: 3,
-        image_pages: 9,
-    };
+    let point =
+        v1::RestorePoint { position: "1/00000000000001a7".into(), time: Some(time_out(time())), pages: 3 };
     assert_eq!(
         json_of(RestorePointView::from(point)),
-        json!({"position": "1/00000000000001a7", "time": TIME, "pages": 3, "image_pages": 9})
+        json!({"position": "1/00000000000001a7", "time": TIME, "pages": 3})
     );
 }
 
@@ -116,10 +112,11 @@ fn history() {
         windows: vec![window()],
         gaps: vec![v1::Gap { reason: "away".into(), ..Default::default() }],
         timelines: vec![v1::Timeline { id: 1, why: "first".into(), ..Default::default() }],
-        bases: vec![v1::Base { position: "1/01".into(), time: None, manifest_bytes: 5 }],
+        bases: vec![v1::Base { position: "1/01".into(), manifest_bytes: 5 }],
         segments: 6,
         log_bytes: 7,
         latest: Some(point()),
+        flaws: vec!["a hole".into()],
     };
     assert_eq!(
         json_of(HistoryView::from(history)),
@@ -132,8 +129,8 @@ fn history() {
             "gaps": [{"from": null, "to": null, "before": "", "after": "", "reason": "away"}],
             "timelines": [{"id": 1, "parent": null, "why": "first", "host": "", "host_name": "", "claimed": null}],
             "labels": [],
-            "bases": [{"position": "1/01", "time": null, "manifest_bytes": 5}],
-            "segments": 6, "log_bytes": 7, "latest": point_json(),
+            "bases": [{"position": "1/01", "manifest_bytes": 5}],
+            "segments": 6, "log_bytes": 7, "latest": point_json(), "flaws": ["a hole"],
         })
     );
 }

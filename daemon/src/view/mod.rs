@@ -177,13 +177,12 @@ pub(crate) struct RestorePointView {
     pub(crate) position: String,
     pub(crate) time: Option<Timestamp>,
     pub(crate) pages: u32,
-    pub(crate) image_pages: u32,
 }
 
 impl From<v1::RestorePoint> for RestorePointView {
     fn from(point: v1::RestorePoint) -> Self {
-        let v1::RestorePoint { position, time, pages, image_pages } = point;
-        Self { position, time: time.as_ref().map(time_in), pages, image_pages }
+        let v1::RestorePoint { position, time, pages } = point;
+        Self { position, time: time.as_ref().map(time_in), pages }
     }
 }
 
@@ -200,6 +199,7 @@ pub(crate) struct HistoryView {
     pub(crate) segments: u64,
     pub(crate) log_bytes: u64,
     pub(crate) latest: Option<PointView>,
+    pub(crate) flaws: Vec<String>,
 }
 
 /// A gap of `history --json`.
@@ -227,7 +227,6 @@ pub(crate) struct TimelineView {
 #[derive(Debug, Serialize)]
 pub(crate) struct BaseView {
     pub(crate) position: String,
-    pub(crate) time: Option<Timestamp>,
     pub(crate) manifest_bytes: u64,
 }
 
@@ -243,6 +242,7 @@ impl From<v1::GetHistoryResponse> for HistoryView {
             segments: history.segments,
             log_bytes: history.log_bytes,
             latest: history.latest.map(PointView::from),
+            flaws: history.flaws,
         }
     }
 }
@@ -264,8 +264,8 @@ impl From<v1::Timeline> for TimelineView {
 
 impl From<v1::Base> for BaseView {
     fn from(base: v1::Base) -> Self {
-        let v1::Base { position, time, manifest_bytes } = base;
-        Self { position, time: time.as_ref().map(time_in), manifest_bytes }
+        let v1::Base { position, manifest_bytes } = base;
+        Self { position, manifest_bytes }
     }
 }
 

@@ -144,11 +144,13 @@ pub(crate) fn history(view: &HistoryView) -> String {
     }
     text.push_str("bases\n");
     for base in &view.bases {
-        let time = base.time.map(|time| format!("  {}", time.in_local_zone())).unwrap_or_default();
-        let _ = writeln!(text, "  {}{time}", base.position);
+        let _ = writeln!(text, "  {}", base.position);
     }
     let segments = counted(view.segments, "segment", "segments");
     let _ = writeln!(text, "log\n  {segments}, {}", size(view.log_bytes));
+    for flaw in &view.flaws {
+        let _ = writeln!(text, "! {flaw}");
+    }
     if let Some(latest) = &view.latest {
         let _ = writeln!(text, "latest\n  {}", latest.in_words());
     }

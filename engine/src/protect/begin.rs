@@ -28,7 +28,7 @@ use crate::protect::table::PageTable;
 use crate::repository::{Claim, DatabaseRecord, ForkReason, NewDatabase, NewTimeline, Repository};
 use crate::restore::{self, RestoreError};
 use crate::segment::{Prologue, chain_start};
-use crate::store::keys::SegmentKey;
+use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
 use crate::transaction::Transaction;
 
@@ -39,6 +39,8 @@ pub(crate) struct Beginning {
     pub(crate) table: Option<PageTable>,
     /// The state there as the repository knows it; `None` at the start of a history.
     pub(crate) state: Option<StateChecksum>,
+    /// The last transaction in the repository, with its time (or a moment shortly after).
+    pub(crate) stored: Option<(TxId, Timestamp)>,
     /// Parts of the spool that the repository does not have.
     pub(crate) spooled: Vec<Part>,
     /// Whether the repository has a base from which the present timeline can be replayed.
@@ -47,6 +49,21 @@ pub(crate) struct Beginning {
     pub(crate) base_bytes: u64,
     /// To be told to the operator.
     pub(crate) note: Option<String>,
+}
+
+impl Beginning {
+    fn of_nothing(mark: Mark) -> Self {
+        Self {
+            mark,
+            table: None,
+            state: None,
+            stored: None,
+            spooled: Vec::new(),
+            has_base: false,
+            base_bytes: 0,
+            note: None,
+        }
+    }
 }
 
 /// Finds where to begin. Blocking: called on the capture thread.
@@ -64,22 +81,24 @@ pub(crate) async fn begin(
     }
     let claims = repository.timelines(oldest.database).await?;
     let ours = claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim);
-    let tip = match oldest.tx {
-        Some(from) if ours => contiguous_tip(repository, oldest.database, oldest.timeline, from).await?,
-        _ => oldest.tx,
-    };
+    let tip = if ours { contiguous_tip(repository, &oldest).await? } else { None };
     let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
     let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
     let end = spooled.last().map(|part| part.range.last()).or(tip);
+    if ours && end.is_none() && oldest.tx.is_none() {
+        // Claimed, and nothing recorded yet: the timeline is as good as new.
+        return Ok(Beginning::of_nothing(oldest));
+    }
     let resumed = recovered.zip(end).filter(|_| ours).and_then(|(found, end)| found.at(end, never_stored));
     let Some((mark, table)) = resumed else {
         let why = "the local state was lost or is older than the repository";
         return fork_at_tip(repository, options, oldest.database, why).await;
     };
-    let spooled = spooled.into_iter().map(read_part).collect::<Result<_, _>>().map_err(state_error)?;
-    let (has_base, base_bytes) = base_of(repository, mark.database, mark.timeline).await?;
+    let spooled = spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>().map_err(state_error)?;
+    let (has_base, base_bytes) = base_of(repository, &mark).await?;
     let state = Some(table.state());
-    Ok(Beginning { mark, table: Some(table), state, spooled, has_base, base_bytes, note: None })
+    let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
+    Ok(Beginning { mark, table: Some(table), state, stored, spooled, has_base, base_bytes, note: None })
 }
 
 async fn begin_without_journal(
@@ -114,15 +133,7 @@ async fn begin_without_journal(
             let database = database.await?.id;
             let claim =
                 claim(repository, options, database, TimelineId::FIRST, None, ForkReason::Began).await?;
-            Ok(Beginning {
-                mark: first_mark(database, claim),
-                table: None,
-                state: None,
-                spooled: Vec::new(),
-                has_base: false,
-                base_bytes: 0,
-                note: None,
-            })
+            Ok(Beginning::of_nothing(first_mark(database, claim)))
         }
     }
 }
@@ -144,6 +155,8 @@ fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 8])) ->
         chain: chain_start(database, timeline),
         page_size: PageSize::MIN,
         image_pages: 0,
+        stored: None,
+        needs_base: None,
         log_versions: 0,
         log_bytes: 0,
         resume: Vec::new(),
@@ -179,20 +192,16 @@ async fn claim(
     }
 }
 
-/// The last transaction of the run of segments that follows `from` without a hole.
-async fn contiguous_tip(
-    repository: &Repository,
-    database: DatabaseId,
-    timeline: TimelineId,
-    from: TxId,
-) -> Result<Option<TxId>, ProtectError> {
-    let mut tip = from;
-    for (key, _) in repository.segments(database, timeline, Some(from)).await? {
-        if key.range.first() <= tip.next() {
-            tip = tip.max(key.range.last());
+/// The last transaction of the run of segments that goes on without a hole from what the journal knows to be stored.
+async fn contiguous_tip(repository: &Repository, oldest: &Mark) -> Result<Option<TxId>, ProtectError> {
+    let mut tip = oldest.stored;
+    for (key, _) in repository.segments(oldest.database, oldest.timeline, oldest.stored).await? {
+        // The first segment of a timeline begins after its fork point, wherever that is.
+        if tip.is_none_or(|tip| key.range.first() <= tip.next()) {
+            tip = tip.max(Some(key.range.last()));
         }
     }
-    Ok(Some(tip))
+    Ok(tip)
 }
 
 /// The parts that go on from `tip` without a hole; older ones are durable already and are deleted.
@@ -223,14 +232,11 @@ fn read_part(part: SpooledPart) -> std::io::Result<Part> {
     })
 }
 
-async fn base_of(
-    repository: &Repository,
-    database: DatabaseId,
-    timeline: TimelineId,
-) -> Result<(bool, u64), ProtectError> {
-    let bases = repository.bases(database).await?;
-    let newest =
-        bases.iter().filter(|(key, _)| key.position.timeline <= timeline).max_by_key(|(key, _)| key.position);
+async fn base_of(repository: &Repository, mark: &Mark) -> Result<(bool, u64), ProtectError> {
+    let bases = repository.bases(mark.database).await?;
+    let serves =
+        |key: &BaseKey| key.position.timeline <= mark.timeline && Some(key.position.tx) >= mark.needs_base;
+    let newest = bases.iter().filter(|(key, _)| serves(key)).max_by_key(|(key, _)| key.position);
     let Some((key, _)) = newest else { return Ok((false, 0)) };
     let manifest = Manifest::decode(&repository.get_base(key).await?)?;
     let stored = base::stored_bytes(&manifest);
@@ -248,49 +254,50 @@ async fn fork_at_tip(
     let newest = timelines.iter().map(|timeline| timeline.id).max();
     let wanted = newest.map_or(TimelineId::FIRST, TimelineId::next);
     let tip = last_state(repository, database, &timelines.iter().map(|t| t.id).collect::<Vec<_>>()).await?;
-    let parent = tip.as_ref().map(|(position, ..)| *position);
+    let parent = tip.as_ref().map(|tip| tip.position);
     let reason = if timelines.is_empty() { ForkReason::Began } else { ForkReason::NotProven };
-    let mark = first_mark(database, claim(repository, options, database, wanted, parent, reason).await?);
-    let (has_base, base_bytes) = base_of(repository, database, mark.timeline).await?;
-    let note = format!("a new timeline {} was begun: {why}", mark.timeline);
-    let Some((position, last, page_size)) = tip else {
-        let mut beginning = Beginning {
-            mark,
-            table: None,
-            state: None,
-            spooled: Vec::new(),
-            has_base,
-            base_bytes,
-            note: None,
+    let mut mark = first_mark(database, claim(repository, options, database, wanted, parent, reason).await?);
+    if let Some(tip) = &tip {
+        mark = Mark {
+            tx: Some(tip.position.tx),
+            time: tip.last.time,
+            page_size: tip.page_size,
+            image_pages: tip.last.image_pages,
+            stored: Some(tip.position.tx),
+            needs_base: tip.needs_base,
+            ..mark
         };
-        beginning.note = Some(note);
-        return Ok(beginning);
-    };
-    let mark =
-        Mark { tx: Some(position.tx), time: last.time, page_size, image_pages: last.image_pages, ..mark };
-    Ok(Beginning {
-        mark,
-        table: None,
-        state: Some(last.state),
-        spooled: Vec::new(),
-        has_base,
-        base_bytes,
-        note: Some(note),
-    })
+    }
+    let (has_base, base_bytes) = base_of(repository, &mark).await?;
+    let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
+    let state = tip.as_ref().map(|tip| tip.last.state);
+    let stored = tip.map(|tip| (tip.position.tx, tip.last.time));
+    Ok(Beginning { mark, table: None, state, stored, spooled: Vec::new(), has_base, base_bytes, note })
 }
 
-/// The last transaction of the newest timeline that has any, with its page size.
+/// The end of what the repository holds.
+struct LastState {
+    position: Position,
+    last: Transaction,
+    page_size: PageSize,
+    needs_base: Option<TxId>,
+}
+
+/// The last transaction of the newest timeline that has any.
 async fn last_state(
     repository: &Repository,
     database: DatabaseId,
     timelines: &[TimelineId],
-) -> Result<Option<(Position, Transaction, PageSize)>, ProtectError> {
+) -> Result<Option<LastState>, ProtectError> {
     for &timeline in timelines.iter().rev() {
         let segments = repository.segments(database, timeline, None).await?;
         let Some((key, _)) = segments.iter().max_by_key(|(key, _)| key.range.last()) else { continue };
         let (transactions, page_size) = transactions_of(repository, key).await?;
         if let Some(last) = transactions.last() {
-            return Ok(Some((Position::new(timeline, last.tx), *last, page_size)));
+            let based =
+                segments.iter().filter(|(key, _)| key.flags.needs_base).map(|(key, _)| key.range.first());
+            let (position, needs_base) = (Position::new(timeline, last.tx), based.max());
+            return Ok(Some(LastState { position, last: *last, page_size, needs_base }));
         }
     }
     Ok(None)
@@ -334,6 +341,7 @@ pub(crate) async fn fork_behind(
         timeline,
         claim: nonce,
         tx: parent.map(|position| position.tx),
+        stored: parent.map(|position| position.tx),
         time: at.map_or(mark.time, |transaction| transaction.time.max(mark.time)),
         chain: chain_start(mark.database, timeline),
         image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),

@@ -74,6 +74,14 @@ pub enum ProtectError {
         /// What is durable, in words.
         durable: String,
     },
+    /// Nothing can be captured now.
+    #[error("protection of '{name}' is interrupted: {reason}")]
+    Interrupted {
+        /// The database.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The protection has ended.
     #[error("protection of '{name}' has stopped")]
     Stopped {

@@ -107,8 +107,7 @@ pub struct Protection {
     commands: mpsc::Sender<Command>,
     waker: Waker,
     ended: watch::Receiver<bool>,
-    /// Held as long as this process protects the database.
-    _lock: std::fs::File,
+    repository: Repository,
 }
 
 impl Protection {
@@ -132,7 +131,7 @@ impl Protection {
         let (sender, commands) = mpsc::channel();
         let name = options.name.clone();
         let driver = Driver {
-            repository,
+            repository: repository.clone(),
             options,
             board: board.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -146,10 +145,11 @@ impl Protection {
             .name(format!("capture {name}"))
             .spawn(move || {
                 driver.run(source);
+                drop(lock);
                 let _ = end.send(true);
             })
             .map_err(|source| ProtectError::TaskDied { what: source.to_string() })?;
-        Ok(Self { name, board, commands: sender, waker, ended, _lock: lock })
+        Ok(Self { name, board, commands: sender, waker, ended, repository })
     }
 
     /// What an operator sees of it now.
@@ -167,13 +167,14 @@ impl Protection {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Flush(reply)).map_err(|_| self.stopped())?;
         self.waker.wake();
-        answer.await.map_err(|_| self.stopped())
+        answer.await.map_err(|_| if *self.ended.borrow() { self.stopped() } else { self.interrupted() })
     }
 
     /// Waits until a position (default: everything committed before the call) is durable, and returns the durable position.
     ///
     /// # Errors
-    /// [`ProtectError::NotDurable`] when `timeout` passes first.
+    /// [`ProtectError::NotDurable`] when `timeout` passes first, [`ProtectError::Interrupted`] when nothing can be
+    /// captured all that time.
     pub async fn wait_durable(
         &self,
         wanted: Option<Position>,
@@ -181,22 +182,47 @@ impl Protection {
     ) -> Result<Position, ProtectError> {
         let began = Instant::now();
         let mut moves = self.board.watch_durable();
-        let flushed = tokio::time::timeout(timeout, self.flush()).await;
-        let flushed = flushed.unwrap_or(Ok(None))?.map(|point| point.position);
-        let Some(position) = wanted.or(flushed) else {
-            return Err(ProtectError::Stopped { name: self.name.clone() });
-        };
+        let flushed = self.flush_within(timeout).await?;
+        let position = wanted.unwrap_or(flushed);
         let left = timeout.saturating_sub(began.elapsed());
-        let reached =
-            tokio::time::timeout(left, moves.wait_for(|durable| durable.is_some_and(|at| at >= position)));
-        match reached.await {
-            Ok(Ok(durable)) => Ok((*durable).unwrap_or(position)),
-            _ => Err(ProtectError::NotDurable {
-                position,
-                waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-                durable: self.status().durable.map_or("nothing".into(), |point| point.position.to_string()),
-            }),
+        let reached = moves.wait_for(|durable| durable.is_some_and(|at| at >= position));
+        let durable = match tokio::time::timeout(left, reached).await {
+            Ok(Ok(durable)) => (*durable).unwrap_or(position),
+            _ => {
+                return Err(ProtectError::NotDurable {
+                    position,
+                    waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    durable: self
+                        .status()
+                        .durable
+                        .map_or("nothing".into(), |point| point.position.to_string()),
+                });
+            }
+        };
+        if let Some(database) = self.status().database {
+            ship::tell_newer_claim(&self.repository, &self.board, database, durable.timeline).await;
         }
+        Ok(durable)
+    }
+
+    /// Flushes, through interruptions of the capture, until there is a captured position.
+    async fn flush_within(&self, timeout: Duration) -> Result<Position, ProtectError> {
+        let end = Instant::now() + timeout;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.flush()).await {
+                Ok(Ok(Some(point))) => return Ok(point.position),
+                Ok(Err(error @ ProtectError::Stopped { .. })) => return Err(error),
+                _ if Instant::now() >= end => return Err(self.interrupted()),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn interrupted(&self) -> ProtectError {
+        let reasons = self.status().reasons;
+        let reason = if reasons.is_empty() { "it is only beginning".to_owned() } else { reasons.join("; ") };
+        ProtectError::Interrupted { name: self.name.clone(), reason }
     }
 
     /// Captures and stores what is committed, within the options' patience, and lets go of the source.

@@ -60,23 +60,11 @@ impl Shipper {
                     self.stored(&stored);
                     if looked.elapsed() >= CLAIM_LOOK {
                         looked = tokio::time::Instant::now();
-                        self.look_for_newer_claim().await;
+                        tell_newer_claim(&self.repository, &self.board, self.database, self.timeline).await;
                     }
                 }
                 () = self.queue.arrival() => {}
             }
-        }
-    }
-
-    /// Tells when another writer has claimed a newer timeline of this database. Loses nothing either way.
-    pub(crate) async fn look_for_newer_claim(&self) {
-        match self.repository.newer_claim(self.database, self.timeline).await {
-            Ok(Some(newer)) => self.board.note(format!(
-                "timeline {} was claimed by {} at {}; this daemon goes on with timeline {}, both histories are kept",
-                newer.id, newer.host_name, newer.claimed, self.timeline
-            )),
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
         }
     }
 
@@ -184,6 +172,23 @@ fn body(shipment: &Shipment) -> std::io::Result<Body> {
         });
     }
     Ok(whole.unwrap_or_else(|| Body::from(bytes::Bytes::new())))
+}
+
+/// Tells when another writer has claimed a newer timeline of this database. Loses nothing either way.
+pub(crate) async fn tell_newer_claim(
+    repository: &Repository,
+    board: &Board,
+    database: DatabaseId,
+    timeline: TimelineId,
+) {
+    match repository.newer_claim(database, timeline).await {
+        Ok(Some(newer)) => board.note(format!(
+            "timeline {} was claimed by {} at {}; this daemon goes on with timeline {timeline}, both histories are kept",
+            newer.id, newer.host_name, newer.claimed
+        )),
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
+    }
 }
 
 /// An error and its sources on one line.

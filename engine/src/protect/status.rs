@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::history::Point;
-use crate::ids::{DatabaseId, Position};
+use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::time::Timestamp;
 
 /// The verdict.
@@ -140,12 +140,15 @@ impl Board {
         shared.unprotected_since.get_or_insert(point.time);
     }
 
-    /// Which database it is, once that is known, and that everything up to `point` was stored by an earlier run.
-    pub(crate) fn resumed(&self, point: Point) {
+    /// An earlier run captured up to `captured` and stored up to `stored`.
+    pub(crate) fn resumed(&self, captured: Option<Point>, stored: Option<Point>) {
         let mut shared = self.lock();
-        shared.status.captured = Some(point);
+        shared.status.captured = captured;
+        shared.unprotected_since = captured.filter(|_| captured != stored).map(|point| point.time);
         drop(shared);
-        self.stored(point, None);
+        if let Some(stored) = stored {
+            self.stored(stored, None);
+        }
     }
 
     /// The source was looked at: nothing but what is captured was committed before `moment`.
@@ -168,6 +171,11 @@ impl Board {
         shared.unprotected_since = if all { None } else { next_time.or(Some(point.time)) };
         drop(shared);
         self.durable.send_replace(Some(point.position));
+    }
+
+    /// The last transaction of a timeline that is in the store with all before it.
+    pub(crate) fn stored_tx(&self, timeline: TimelineId) -> Option<TxId> {
+        self.lock().stored.map(|point| point.position).filter(|at| at.timeline == timeline).map(|at| at.tx)
     }
 
     /// The history has a base from which the log in the store can be replayed.

@@ -36,14 +36,16 @@ pub async fn points<O: Objects>(
     for active in history.active() {
         let (from, to) = (from.max(active.from), to.min(active.last_moment()));
         let Some(line) = history.line(active.timeline).filter(|_| from <= to) else { continue };
-        let pieces = line.pieces.iter().filter(|piece| piece.key.to >= from && piece.begins() <= to);
-        let reads = pieces.filter_map(|piece| Some((*piece, piece.rebuilds_from?))).map(
-            |(piece, first)| async move {
-                let entry = SegmentEntry { key: piece.key, size: piece.size };
-                objects.transactions(entry).await.map(|transactions| (first.max(piece.first), transactions))
-            },
-        );
-        let mut reads = futures::stream::iter(reads).buffered(AT_A_TIME);
+        // Collected, so that the stream holds no closure over borrowed pieces and callers may send this future.
+        let mut pieces = Vec::new();
+        for piece in line.pieces.iter().filter(|piece| piece.key.to >= from && piece.begins() <= to) {
+            let Some(first) = piece.rebuilds_from else { continue };
+            pieces.push((SegmentEntry { key: piece.key, size: piece.size }, first.max(piece.first)));
+        }
+        let read = |(entry, first)| async move {
+            objects.transactions(entry).await.map(|transactions| (first, transactions))
+        };
+        let mut reads = futures::stream::iter(pieces).map(read).buffered(AT_A_TIME);
         while let Some(read) = reads.next().await {
             let (first, transactions) = read?;
             let wanted = transactions.iter().filter(|tx| tx.tx >= first && from <= tx.time && tx.time <= to);

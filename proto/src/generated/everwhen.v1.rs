@@ -240,9 +240,6 @@ pub struct RestorePoint {
     /// Pages it changed. 0 for a state that is given by a base alone.
     #[prost(uint32, tag = "3")]
     pub pages: u32,
-    /// The size of the database after it, in pages.
-    #[prost(uint32, tag = "4")]
-    pub image_pages: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetHistoryRequest {
@@ -276,6 +273,9 @@ pub struct GetHistoryResponse {
     /// The newest restore point. Absent while there is none.
     #[prost(message, optional, tag = "8")]
     pub latest: ::core::option::Option<Point>,
+    /// What is missing or wrong in the repository, as far as names tell. `everwhen verify` looks deeper.
+    #[prost(string, repeated, tag = "9")]
+    pub flaws: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A maximal interval in which every moment has a known restore point.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -334,11 +334,8 @@ pub struct Base {
     /// The state it holds.
     #[prost(string, tag = "1")]
     pub position: ::prost::alloc::string::String,
-    /// When that state came to be. Absent when the listing does not say.
-    #[prost(message, optional, tag = "2")]
-    pub time: ::core::option::Option<::prost_types::Timestamp>,
     /// Bytes of its manifest; the image itself lies in packs that bases share.
-    #[prost(uint64, tag = "3")]
+    #[prost(uint64, tag = "2")]
     pub manifest_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -844,7 +841,7 @@ pub mod everwhen_client {
                 .insert(GrpcMethod::new("everwhen.v1.Everwhen", "GetStatus"));
             self.inner.unary(req, path, codec).await
         }
-        /// Restore points, oldest first, each commit one. A stream, because there may be millions; cancel it when you have
+        /// Restore points of the main line, oldest first, each commit one. A stream, because there may be millions; cancel it when you have
         /// seen enough. Includes points that were durable when the call began, no later ones.
         pub async fn list_points(
             &mut self,
@@ -1065,7 +1062,7 @@ pub mod everwhen_server {
             >
             + std::marker::Send
             + 'static;
-        /// Restore points, oldest first, each commit one. A stream, because there may be millions; cancel it when you have
+        /// Restore points of the main line, oldest first, each commit one. A stream, because there may be millions; cancel it when you have
         /// seen enough. Includes points that were durable when the call began, no later ones.
         async fn list_points(
             &self,

@@ -1,0 +1,346 @@
+//! The pipeline against stores that are slow, failing or gone, sources that lost commits, and local state that is lost.
+#![cfg(feature = "test-util")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use everwhen_engine::history::History;
+use everwhen_engine::ids::HostId;
+use everwhen_engine::plan::Target;
+use everwhen_engine::protect::{Health, ProtectOptions, Protection};
+use everwhen_engine::repository::{CreateOptions, Repository};
+use everwhen_engine::restore::{self, Cancel};
+use everwhen_engine::store::Store;
+use everwhen_engine::store::testing::{Fault, Faulty, Rule, Verb};
+use everwhen_engine::time::Timestamp;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    folder: tempfile::TempDir,
+    faulty: Faulty,
+    repository: Repository,
+}
+
+impl Bench {
+    async fn new(name: &str) -> Self {
+        let faulty = Faulty::new();
+        let store =
+            Store::open(&format!("memory://protect-{name}")).unwrap().wrap(|inner| faulty.wrap(inner));
+        let options = CreateOptions { encryption: None, location: String::new(), now: Timestamp::now() };
+        let repository = Repository::create(store, options).await.unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), faulty, repository }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("app.db")
+    }
+
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(self.database()).unwrap();
+        connection.pragma_update(None, "journal_mode", "wal").unwrap();
+        connection
+    }
+
+    fn options(&self, state: &str) -> ProtectOptions {
+        let host = HostId::from_bytes([state.len() as u8; 8]);
+        ProtectOptions::new(
+            self.database(),
+            "app".into(),
+            self.folder.path().join(state),
+            host,
+            "here".into(),
+        )
+    }
+
+    async fn start(&self) -> Protection {
+        Protection::start(self.repository.clone(), self.options("state")).await.unwrap()
+    }
+
+    async fn history(&self) -> History {
+        let database = self.repository.find_database("app").await.unwrap().id;
+        restore::history_of(&self.repository, database).await.unwrap()
+    }
+
+    async fn restore(&self, target: Target) -> Vec<u8> {
+        let to = self.folder.path().join(format!("restored-{}", std::process::id()));
+        let _ = std::fs::remove_file(&to);
+        let (history, options) = (self.history().await, restore::Options::default());
+        let progress = Arc::new(|_| {});
+        let now = Timestamp::now();
+        restore::restore(&self.repository, &history, target, now, &to, &options, progress, &Cancel::new())
+            .await
+            .unwrap();
+        image(&to)
+    }
+}
+
+fn image(path: &Path) -> Vec<u8> {
+    Connection::open(path).unwrap().serialize("main").unwrap().to_vec()
+}
+
+fn insert(app: &Connection, id: i64) {
+    app.execute("INSERT INTO t VALUES (?1, randomblob(200))", [id]).unwrap();
+}
+
+fn table(app: &Connection) {
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)").unwrap();
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_made_while_the_store_is_away_arrive_when_it_is_back() {
+    let bench = Bench::new("away").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    for id in 0..50 {
+        insert(&app, id);
+    }
+    until("the trouble is shown", || protection.status().health == Health::Failing).await;
+    let waited = protection.wait_durable(None, Duration::from_millis(300)).await.unwrap_err();
+    assert!(waited.to_string().contains("not durable"), "{waited}");
+    bench.faulty.clear();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(durable.tx.get(), 51);
+    until("the trouble is over", || protection.status().health == Health::Ok).await;
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_acknowledgements_make_nothing_twice() {
+    let bench = Bench::new("lost-acks").await;
+    let app = bench.connect();
+    table(&app);
+    for part in ["log/", "base/", "chunk/", "timeline/"] {
+        bench.faulty.add(Rule::always(Verb::Put, Fault::LostAck).on_keys_with(part).times(2));
+    }
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    insert(&app, 1);
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    assert!(bench.history().await.flaws().is_empty());
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_with_the_store_away_keeps_every_commit_in_the_spool() {
+    let bench = Bench::new("spooled").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    protection.stop().await.unwrap();
+    let mut options = bench.options("state");
+    options.stop_patience = Duration::from_millis(100);
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.flush().await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    for id in 0..20 {
+        insert(&app, id);
+        protection.flush().await.unwrap();
+    }
+    protection.stop().await.unwrap();
+    // The log goes: only the spool knows the single commits now.
+    app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    bench.faulty.clear();
+    let protection = bench.start().await;
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(durable.tx.get(), 21, "the state found, and twenty commits");
+    let history = bench.history().await;
+    assert!(history.gaps().is_empty(), "{:?}", history.gaps());
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_ends_in_a_recorded_gap_and_never_in_a_full_disk() {
+    let bench = Bench::new("full").await;
+    let app = bench.connect();
+    table(&app);
+    let mut options = bench.options("state");
+    (options.memory_queue_bytes, options.spool_bytes, options.source_log_bytes) =
+        (50_000, 200_000, 2_000_000);
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    let mut id = 0;
+    let end = Instant::now() + PATIENCE;
+    while !protection.status().reasons.iter().any(|reason| reason.contains("spool is full"))
+        && Instant::now() < end
+    {
+        app.execute("INSERT INTO t VALUES (?1, randomblob(9000))", [id]).unwrap();
+        id += 1;
+        if id % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(
+        protection.status().reasons.iter().any(|reason| reason.contains("spool is full")),
+        "{:?}",
+        protection.status()
+    );
+    // Nothing holds the application's log any more.
+    let busy: i64 = app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0);
+    app.execute("DELETE FROM t WHERE id % 2 = 0", []).unwrap();
+    bench.faulty.clear();
+    until("the trouble is over", || protection.status().health == Health::Ok).await;
+    insert(&app, -1);
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let history = bench.history().await;
+    assert_eq!(history.gaps().len(), 1, "{:?}", history.gaps());
+    assert!(history.flaws().is_empty());
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_on_one_database_make_two_timelines_and_both_tell() {
+    let bench = Bench::new("two").await;
+    let app = bench.connect();
+    table(&app);
+    let one = bench.start().await;
+    one.wait_durable(None, PATIENCE).await.unwrap();
+    let two = Protection::start(bench.repository.clone(), bench.options("other-state")).await.unwrap();
+    two.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(
+        two.status().reasons.iter().any(|reason| reason.contains("timeline 2")),
+        "{:?}",
+        two.status().reasons
+    );
+    insert(&app, 1);
+    let (first, second) =
+        (one.wait_durable(None, PATIENCE).await.unwrap(), two.wait_durable(None, PATIENCE).await.unwrap());
+    assert_eq!((first.timeline.get(), second.timeline.get()), (1, 2));
+    assert!(
+        one.status().reasons.iter().any(|reason| reason.contains("timeline 2")),
+        "{:?}",
+        one.status().reasons
+    );
+    for position in [first, second] {
+        assert!(bench.restore(Target::Position(position)).await == image(&bench.database()));
+    }
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_lost_its_last_commits_goes_on_from_where_it_really_is() {
+    let bench = Bench::new("behind").await;
+    let app = bench.connect();
+    app.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    table(&app);
+    // Nothing is copied into the database file: before that SQLite would have synced the log, and could not lose it.
+    let mut options = bench.options("state");
+    options.sqlite.idle = Duration::from_secs(3600);
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    for id in 0..10 {
+        insert(&app, id);
+    }
+    let before = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let kept = std::fs::read(bench.folder.path().join("app.db-wal")).unwrap();
+    let at_before = image(&bench.database());
+    for id in 10..15 {
+        insert(&app, id);
+    }
+    let lost = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let at_lost = image(&bench.database());
+    protection.stop().await.unwrap();
+    // The power cut: everybody is gone, the log ends earlier than what was shipped.
+    app.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(app);
+    std::fs::write(bench.folder.path().join("app.db-wal"), kept).unwrap();
+    let app = bench.connect();
+    assert_eq!(app.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap(), 10);
+    let protection = bench.start().await;
+    insert(&app, 100);
+    let after = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(after.timeline.get(), 2, "{:?}", protection.status());
+    assert_eq!(after.tx.get(), before.tx.get() + 1, "forked exactly where the source is");
+    assert!(bench.restore(Target::Position(after)).await == image(&bench.database()));
+    assert!(bench.restore(Target::Position(before)).await == at_before);
+    assert!(bench.restore(Target::Position(lost)).await == at_lost, "what the source lost is still there");
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_local_state_and_commits_meanwhile_cost_one_small_difference() {
+    let bench = Bench::new("lost-state").await;
+    let app = bench.connect();
+    table(&app);
+    app.execute_batch("BEGIN").unwrap();
+    for id in 0..3000 {
+        insert(&app, id);
+    }
+    app.execute_batch("COMMIT").unwrap();
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    protection.stop().await.unwrap();
+    std::fs::remove_dir_all(bench.folder.path().join("state")).unwrap();
+    insert(&app, 5000);
+    let protection = bench.start().await;
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let status = protection.status();
+    assert!(status.stored_bytes_total < 20_000, "not the whole database again: {status:?}");
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    assert_eq!(durable.timeline.get(), 2);
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_page_size_is_a_gap_with_a_base_behind_it() {
+    let bench = Bench::new("page-size").await;
+    let app = bench.connect();
+    table(&app);
+    insert(&app, 1);
+    let protection = bench.start().await;
+    let before = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let at_before = image(&bench.database());
+    protection.stop().await.unwrap();
+    app.execute_batch("PRAGMA journal_mode=delete; PRAGMA page_size=1024; VACUUM; PRAGMA journal_mode=wal")
+        .unwrap();
+    insert(&app, 2);
+    let protection = bench.start().await;
+    let after = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(after)).await == image(&bench.database()));
+    assert!(bench.restore(Target::Position(before)).await == at_before);
+    assert!(!bench.history().await.gaps().is_empty());
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_database_asks_nothing_of_the_store() {
+    let bench = Bench::new("idle").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for verb in [Verb::Put, Verb::Get, Verb::List, Verb::Size] {
+        bench.faulty.add(Rule::always(verb, Fault::Error));
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(
+        protection.status().health,
+        Health::Ok,
+        "a request was made: {:?}",
+        protection.status().reasons
+    );
+    bench.faulty.clear();
+    protection.stop().await.unwrap();
+}
