@@ -1,4 +1,5 @@
 //! What the end-to-end tests share: a world with one database, the real program beside it, and an oracle.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test that called it")]
 
 mod oracle;
 mod world;
