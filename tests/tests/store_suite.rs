@@ -1,6 +1,8 @@
 //! One suite for every kind of store (memory, a folder, S3 over real HTTP), and one for a repository on each of them,
 //! in the clear and encrypted; then what only some stores do wrong.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what a test needs and does not get fails the test")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
