@@ -167,6 +167,8 @@ impl Run {
         }
         if beginning.has_base {
             driver.board.base_ready();
+        } else {
+            driver.board.base_missing();
         }
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
         driver.board.update(|status| status.database = Some(beginning.mark.database));
@@ -311,6 +313,10 @@ impl Run {
                 self.base_wanted = true;
             }
         }
+        if self.base_wanted {
+            // Its transaction must not be lost while its base is made, or the base would belong to nothing.
+            self.recorder.secure()?;
+        }
         self.recorder.ship(Instant::now())?;
         if self.base_wanted {
             self.make_base(driver, image)?;
@@ -361,6 +367,7 @@ impl Run {
             image,
             previous: driver.manifest.clone(),
             board: driver.board.clone(),
+            epoch: driver.board.base_epoch(),
             scratch: driver.options.state.clone(),
         };
         let (sender, waker) = (driver.sender.clone(), driver.waker.clone());
@@ -452,7 +459,6 @@ impl Run {
                     self.base_under_way = false;
                     self.base_bytes = base::stored_bytes(&manifest);
                     driver.manifest = Some(manifest);
-                    driver.board.base_ready();
                 }
                 Ok(Command::BaseDone(Err(error))) => {
                     // The captured state and the source do not agree: compare all pages as after a gap.
@@ -499,7 +505,6 @@ impl Run {
             Ok(Command::Stop) => Some(Ended::Stopped),
             Ok(Command::BaseDone(Ok(manifest))) => {
                 driver.manifest = Some(manifest);
-                driver.board.base_ready();
                 None
             }
             _ => None,
