@@ -1,6 +1,12 @@
 //! One suite for every kind of store (memory, a folder, S3 over real HTTP), and one for a repository on each of them,
 //! in the clear and encrypted; then what only some stores do wrong.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what a test needs and does not get fails the test"
+)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -530,6 +536,13 @@ async fn nothing_is_replaced_on_a_store_that_ignores_conditions() {
         .filter(|(verb, key)| *verb == Verb::Put && key.contains("/timeline/"));
     assert!(put.clone().count() > 1, "nobody raced");
     assert!(put.map(|(_, key)| key).all(|key| kept.contains(&key)), "{kept:?}");
+
+    // A daemon that goes on with an older timeline hears of it.
+    let resumed = Repository::open(store.clone(), None).await.unwrap();
+    assert_eq!(resumed.newer_claim(database, TimelineId::FIRST).await.unwrap(), None);
+    let later = repository.claim_timeline(database, new_timeline(2, 9)).await.unwrap();
+    let newer = resumed.newer_claim(database, TimelineId::FIRST).await.unwrap();
+    assert_eq!(newer.map(Claim::Won), Some(later));
 
     // Two versions of a record at once: one is the next, the other is told, and both are kept.
     let record = repository.database(database).await.unwrap().unwrap();
