@@ -21,7 +21,7 @@ use crate::protect::ProtectOptions;
 use crate::protect::base;
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
-use crate::protect::journal::{Journal, Mark};
+use crate::protect::journal::{Journal, Mark, Recovered};
 use crate::protect::outbox::Part;
 use crate::protect::spool::{Spool, SpooledPart};
 use crate::protect::table::PageTable;
@@ -51,6 +51,21 @@ pub(crate) struct Beginning {
     pub(crate) note: Option<String>,
 }
 
+impl Beginning {
+    fn of_nothing(mark: Mark) -> Self {
+        Self {
+            mark,
+            table: None,
+            state: None,
+            stored: None,
+            spooled: Vec::new(),
+            has_base: false,
+            base_bytes: 0,
+            note: None,
+        }
+    }
+}
+
 /// Finds where to begin. Blocking: called on the capture thread.
 pub(crate) async fn begin(
     repository: &Repository,
@@ -66,20 +81,32 @@ pub(crate) async fn begin(
     }
     let claims = repository.timelines(oldest.database).await?;
     let ours = claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim);
-    let tip = match oldest.tx {
-        Some(from) if ours => contiguous_tip(repository, oldest.database, oldest.timeline, from).await?,
-        _ => oldest.tx,
-    };
+    let tip = if ours { contiguous_tip(repository, &oldest).await? } else { None };
     let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
     let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
-    let end = spooled.last().map(|part| part.range.last()).or(tip);
+    let mut end = spooled.last().map(|part| part.range.last()).or(tip);
+    let reached =
+        recovered.iter().flat_map(Recovered::marks).filter(|mark| mark.tx <= end).last().unwrap_or(&oldest);
+    let based = base_of(repository, reached).await?;
+    let mut spooled = spooled;
+    if based.is_none() && reached.needs_base > tip {
+        // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
+        spooled.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
+        spooled.clear();
+        end = tip;
+    }
+    if ours && end.is_none() {
+        let chain = chain_start(oldest.database, oldest.timeline);
+        let mark = Mark { tx: None, stored: None, needs_base: None, chain, ..oldest };
+        return Ok(Beginning::of_nothing(mark));
+    }
     let resumed = recovered.zip(end).filter(|_| ours).and_then(|(found, end)| found.at(end, never_stored));
     let Some((mark, table)) = resumed else {
         let why = "the local state was lost or is older than the repository";
         return fork_at_tip(repository, options, oldest.database, why).await;
     };
     let spooled = spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>().map_err(state_error)?;
-    let (has_base, base_bytes) = base_of(repository, &mark).await?;
+    let (has_base, base_bytes) = (based.is_some(), based.unwrap_or(0));
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
     Ok(Beginning { mark, table: Some(table), state, stored, spooled, has_base, base_bytes, note: None })
@@ -117,16 +144,7 @@ async fn begin_without_journal(
             let database = database.await?.id;
             let claim =
                 claim(repository, options, database, TimelineId::FIRST, None, ForkReason::Began).await?;
-            Ok(Beginning {
-                mark: first_mark(database, claim),
-                table: None,
-                state: None,
-                stored: None,
-                spooled: Vec::new(),
-                has_base: false,
-                base_bytes: 0,
-                note: None,
-            })
+            Ok(Beginning::of_nothing(first_mark(database, claim)))
         }
     }
 }
@@ -148,6 +166,7 @@ fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 8])) ->
         chain: chain_start(database, timeline),
         page_size: PageSize::MIN,
         image_pages: 0,
+        stored: None,
         needs_base: None,
         log_versions: 0,
         log_bytes: 0,
@@ -184,20 +203,16 @@ async fn claim(
     }
 }
 
-/// The last transaction of the run of segments that follows `from` without a hole.
-async fn contiguous_tip(
-    repository: &Repository,
-    database: DatabaseId,
-    timeline: TimelineId,
-    from: TxId,
-) -> Result<Option<TxId>, ProtectError> {
-    let mut tip = from;
-    for (key, _) in repository.segments(database, timeline, Some(from)).await? {
-        if key.range.first() <= tip.next() {
-            tip = tip.max(key.range.last());
+/// The last transaction of the run of segments that goes on without a hole from what the journal knows to be stored.
+async fn contiguous_tip(repository: &Repository, oldest: &Mark) -> Result<Option<TxId>, ProtectError> {
+    let mut tip = oldest.stored;
+    for (key, _) in repository.segments(oldest.database, oldest.timeline, oldest.stored).await? {
+        // The first segment of a timeline begins after its fork point, wherever that is.
+        if tip.is_none_or(|tip| key.range.first() <= tip.next()) {
+            tip = tip.max(Some(key.range.last()));
         }
     }
-    Ok(Some(tip))
+    Ok(tip)
 }
 
 /// The parts that go on from `tip` without a hole; older ones are durable already and are deleted.
@@ -228,15 +243,15 @@ fn read_part(part: SpooledPart) -> std::io::Result<Part> {
     })
 }
 
-async fn base_of(repository: &Repository, mark: &Mark) -> Result<(bool, u64), ProtectError> {
+/// The stored bytes of the newest base from which the states up to `mark` can be rebuilt, if there is one.
+async fn base_of(repository: &Repository, mark: &Mark) -> Result<Option<u64>, ProtectError> {
     let bases = repository.bases(mark.database).await?;
     let serves =
         |key: &BaseKey| key.position.timeline <= mark.timeline && Some(key.position.tx) >= mark.needs_base;
     let newest = bases.iter().filter(|(key, _)| serves(key)).max_by_key(|(key, _)| key.position);
-    let Some((key, _)) = newest else { return Ok((false, 0)) };
+    let Some((key, _)) = newest else { return Ok(None) };
     let manifest = Manifest::decode(&repository.get_base(key).await?)?;
-    let stored = base::stored_bytes(&manifest);
-    Ok((true, stored))
+    Ok(Some(base::stored_bytes(&manifest)))
 }
 
 /// A new timeline that begins at the last state of the newest one.
@@ -259,11 +274,13 @@ async fn fork_at_tip(
             time: tip.last.time,
             page_size: tip.page_size,
             image_pages: tip.last.image_pages,
+            stored: Some(tip.position.tx),
             needs_base: tip.needs_base,
             ..mark
         };
     }
-    let (has_base, base_bytes) = base_of(repository, &mark).await?;
+    let based = base_of(repository, &mark).await?;
+    let (has_base, base_bytes) = (based.is_some(), based.unwrap_or(0));
     let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
     let state = tip.as_ref().map(|tip| tip.last.state);
     let stored = tip.map(|tip| (tip.position.tx, tip.last.time));
@@ -336,6 +353,7 @@ pub(crate) async fn fork_behind(
         timeline,
         claim: nonce,
         tx: parent.map(|position| position.tx),
+        stored: parent.map(|position| position.tx),
         time: at.map_or(mark.time, |transaction| transaction.time.max(mark.time)),
         chain: chain_start(mark.database, timeline),
         image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),

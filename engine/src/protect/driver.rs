@@ -17,6 +17,7 @@ use crate::capture::sqlite::{Attach, CaptureError, SourceEvent, SqliteSource};
 use crate::capture::watch::Waker;
 use crate::error::Explain;
 use crate::history::Point;
+use crate::ids::Position;
 use crate::page::{PageHash, PageNo};
 use crate::protect::ProtectOptions;
 use crate::protect::base::{self, BaseJob};
@@ -157,7 +158,7 @@ impl Run {
     fn begin(
         driver: &mut Driver,
         mut source: SqliteSource,
-        beginning: Beginning,
+        mut beginning: Beginning,
     ) -> Result<Self, ProtectError> {
         let options = &driver.options;
         let alive_before = read_alive(options).max(beginning.mark.time);
@@ -166,6 +167,8 @@ impl Run {
         }
         if beginning.has_base {
             driver.board.base_ready();
+        } else {
+            driver.board.base_missing();
         }
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
         driver.board.update(|status| status.database = Some(beginning.mark.database));
@@ -176,6 +179,17 @@ impl Run {
             let mut found = source.image(&mut Ignore)?;
             let scanned = scan(&mut *found).map_err(state)?;
             if *behind && beginning.state != Some(scanned.state()) {
+                if !beginning.spooled.is_empty() {
+                    // What only the spool has belongs to the timeline that is left; fork from what is stored.
+                    let left = beginning.spooled.len();
+                    driver
+                        .board
+                        .note(format!("{left} parts of timeline {} stay in the spool", mark.timeline));
+                    beginning.spooled.clear();
+                    table = None;
+                    (mark.tx, mark.time) =
+                        beginning.stored.map_or((None, mark.time), |(tx, time)| (Some(tx), time));
+                }
                 let (forked, exact) = driver.runtime.block_on(begin::fork_behind(
                     &driver.repository,
                     options,
@@ -191,11 +205,11 @@ impl Run {
             } else if beginning.state == Some(scanned.state()) {
                 tracing::info!(reason, "the source's log does not go on, its state does: nothing was missed");
             } else {
-                tracing::info!(reason, "the source's log does not go on: compare the pages");
+                tracing::info!(reason, "the state of the source is taken anew");
                 record = Record::Difference;
             }
             if matches!(record, Record::Difference) && table.is_none() && beginning.state.is_some() {
-                let at = mark.tx.map(|tx| crate::ids::Position::new(mark.timeline, tx));
+                let at = mark.tx.map(|tx| Position::new(mark.timeline, tx));
                 table = at.and_then(|at| {
                     driver.runtime.block_on(begin::rebuilt_table(
                         &driver.repository,
@@ -244,9 +258,9 @@ impl Run {
             board: driver.board.clone(),
             scratch: options.state.join("spool").join(mark.timeline.key_text()),
         };
-        if let Some((tx, time)) = beginning.stored.filter(|_| beginning.has_base) {
-            driver.board.resumed(Point { position: crate::ids::Position::new(mark.timeline, tx), time });
-        }
+        let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
+        let stored = beginning.stored.map(|(tx, time)| point(tx, time));
+        driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored);
         let shipping = driver.runtime.spawn(shipper.run());
         let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone());
         if driver.manifest.is_none()
@@ -299,6 +313,10 @@ impl Run {
                 self.base_wanted = true;
             }
         }
+        if self.base_wanted {
+            // Its transaction must not be lost while its base is made, or the base would belong to nothing.
+            self.recorder.secure()?;
+        }
         self.recorder.ship(Instant::now())?;
         if self.base_wanted {
             self.make_base(driver, image)?;
@@ -349,6 +367,7 @@ impl Run {
             image,
             previous: driver.manifest.clone(),
             board: driver.board.clone(),
+            epoch: driver.board.base_epoch(),
             scratch: driver.options.state.clone(),
         };
         let (sender, waker) = (driver.sender.clone(), driver.waker.clone());
@@ -440,7 +459,6 @@ impl Run {
                     self.base_under_way = false;
                     self.base_bytes = base::stored_bytes(&manifest);
                     driver.manifest = Some(manifest);
-                    driver.board.base_ready();
                 }
                 Ok(Command::BaseDone(Err(error))) => {
                     // The captured state and the source do not agree: compare all pages as after a gap.
@@ -487,7 +505,6 @@ impl Run {
             Ok(Command::Stop) => Some(Ended::Stopped),
             Ok(Command::BaseDone(Ok(manifest))) => {
                 driver.manifest = Some(manifest);
-                driver.board.base_ready();
                 None
             }
             _ => None,

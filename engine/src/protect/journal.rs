@@ -36,6 +36,8 @@ pub(crate) struct Mark {
     pub(crate) chain: Digest,
     pub(crate) page_size: PageSize,
     pub(crate) image_pages: u32,
+    /// A transaction that is known to be in the repository with all before it. The mark itself may be further.
+    pub(crate) stored: Option<TxId>,
     /// The last transaction whose state only a base gives.
     pub(crate) needs_base: Option<TxId>,
     /// Page versions and stored bytes of the log since the last base.
@@ -211,6 +213,7 @@ fn encode_mark(mark: &Mark, out: &mut Vec<u8>) {
     out.extend_from_slice(mark.chain.as_bytes());
     out.extend_from_slice(&mark.page_size.get().to_le_bytes());
     out.extend_from_slice(&mark.image_pages.to_le_bytes());
+    put_u64(out, mark.stored.map_or(0, TxId::get));
     put_u64(out, mark.needs_base.map_or(0, TxId::get));
     put_u64(out, mark.log_versions);
     put_u64(out, mark.log_bytes);
@@ -250,6 +253,7 @@ impl<'a> Fields<'a> {
             chain: Digest::from_bytes(self.array()?),
             page_size: PageSize::new(self.u32()?)?,
             image_pages: self.u32()?,
+            stored: TxId::new(self.u64()?),
             needs_base: TxId::new(self.u64()?),
             log_versions: self.u64()?,
             log_bytes: self.u64()?,
@@ -299,6 +303,7 @@ mod tests {
             chain: Digest::from_bytes([3; 32]),
             page_size: PageSize::new(512).unwrap(),
             image_pages: pages,
+            stored: None,
             needs_base: TxId::new(1),
             log_versions: 5,
             log_bytes: 6,

@@ -151,6 +151,7 @@ impl Recorder {
 
     /// Writes the page table whole, at a quiet moment or a stop.
     pub(crate) fn compact_journal(&mut self) -> Result<(), ProtectError> {
+        self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.compact(&self.mark, &self.table).map_err(|source| self.outbox.state_error(source))
     }
 
@@ -261,6 +262,7 @@ impl Recorder {
         open.changes.sort_unstable_by_key(|&(index, _)| index);
         // Later commits of the part come later in the list: the last hash of a page is the one that holds.
         let changes = self.last_changes(&open.changes);
+        self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.append(&self.mark, &changes).map_err(|source| self.outbox.state_error(source))?;
         let part = Part { range, from: open.from, to: self.mark.time, flags: open.flags, body };
         // A flagged transaction is the first of its segment, so whatever came before goes on its way first.

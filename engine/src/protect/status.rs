@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::history::Point;
-use crate::ids::{DatabaseId, Position};
+use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::time::Timestamp;
 
 /// The verdict.
@@ -78,6 +78,8 @@ struct Shared {
     unprotected_since: Option<Timestamp>,
     /// Without a base the log restores nothing, so nothing in it is called durable.
     has_base: bool,
+    /// Counts how often a new base became necessary: a base begun before that does not serve.
+    base_epoch: u64,
     stored: Option<Point>,
     source_trouble: Option<String>,
     store_trouble: Option<String>,
@@ -89,6 +91,8 @@ struct Shared {
 pub(crate) struct Board {
     shared: Arc<Mutex<Shared>>,
     durable: Arc<watch::Sender<Option<Position>>>,
+    /// Whether there is a base to replay the log on.
+    based: Arc<watch::Sender<bool>>,
 }
 
 impl Board {
@@ -115,12 +119,17 @@ impl Board {
             status,
             unprotected_since: None,
             has_base: false,
+            base_epoch: 0,
             stored: None,
             source_trouble: None,
             store_trouble: None,
             notes: Vec::new(),
         };
-        Self { shared: Arc::new(Mutex::new(shared)), durable: Arc::new(watch::Sender::new(None)) }
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            durable: Arc::new(watch::Sender::new(None)),
+            based: Arc::new(watch::Sender::new(false)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -140,12 +149,15 @@ impl Board {
         shared.unprotected_since.get_or_insert(point.time);
     }
 
-    /// Which database it is, once that is known, and that everything up to `point` was stored by an earlier run.
-    pub(crate) fn resumed(&self, point: Point) {
+    /// An earlier run captured up to `captured` and stored up to `stored`.
+    pub(crate) fn resumed(&self, captured: Option<Point>, stored: Option<Point>) {
         let mut shared = self.lock();
-        shared.status.captured = Some(point);
+        shared.status.captured = captured;
+        shared.unprotected_since = captured.filter(|_| captured != stored).map(|point| point.time);
         drop(shared);
-        self.stored(point, None);
+        if let Some(stored) = stored {
+            self.stored(stored, None);
+        }
     }
 
     /// The source was looked at: nothing but what is captured was committed before `moment`.
@@ -170,12 +182,18 @@ impl Board {
         self.durable.send_replace(Some(point.position));
     }
 
+    /// The last transaction of a timeline that is in the store with all before it.
+    pub(crate) fn stored_tx(&self, timeline: TimelineId) -> Option<TxId> {
+        self.lock().stored.map(|point| point.position).filter(|at| at.timeline == timeline).map(|at| at.tx)
+    }
+
     /// The history has a base from which the log in the store can be replayed.
     pub(crate) fn base_ready(&self) {
         let mut shared = self.lock();
         shared.has_base = true;
         let stored = shared.stored;
         drop(shared);
+        self.based.send_replace(true);
         if let Some(point) = stored {
             self.stored(point, None);
         }
@@ -183,7 +201,29 @@ impl Board {
 
     /// From here on a new base is needed before anything is durable.
     pub(crate) fn base_missing(&self) {
-        self.lock().has_base = false;
+        let mut shared = self.lock();
+        shared.has_base = false;
+        shared.base_epoch += 1;
+        drop(shared);
+        self.based.send_replace(false);
+    }
+
+    /// To be given to [`Board::base_made`] when a base that is begun now is complete.
+    pub(crate) fn base_epoch(&self) -> u64 {
+        self.lock().base_epoch
+    }
+
+    /// A base begun in this epoch is complete.
+    pub(crate) fn base_made(&self, epoch: u64) {
+        if self.base_epoch() == epoch {
+            self.base_ready();
+        }
+    }
+
+    /// Waits until there is a base. The log is never stored before what it is replayed on.
+    pub(crate) async fn until_based(&self) {
+        // The sender lives as long as this does.
+        let _ = self.based.subscribe().wait_for(|based| *based).await;
     }
 
     /// The source cannot be captured now, or can again.

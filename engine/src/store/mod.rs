@@ -80,7 +80,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Url`] when the text names no store.
     pub fn open(url: &str) -> Result<Self, StoreError> {
-        Ok(Self { backend: url::open(url)? })
+        Self::open_with(url, &[])
+    }
+
+    /// [`Store::open`] with settings of S3 that win over the environment: the names of environment variables
+    /// (`AWS_ENDPOINT_URL`) and their values.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_with(url: &str, settings: &[(String, String)]) -> Result<Self, StoreError> {
+        Ok(Self { backend: url::open(url, settings)? })
     }
 
     /// The same store seen through a wrapper.

@@ -26,7 +26,8 @@ use super::{Backend, StoreError};
 
 static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 
-pub(crate) fn open(text: &str) -> Result<Arc<dyn Backend>, StoreError> {
+/// Opens a store; `settings` are taken as environment variables are, and win over them.
+pub(crate) fn open(text: &str, settings: &[(String, String)]) -> Result<Arc<dyn Backend>, StoreError> {
     let wrong = |reason: &str| StoreError::Url { url: shown(text), reason: reason.to_owned() };
     if text.trim().is_empty() {
         return Err(wrong("it is empty"));
@@ -49,7 +50,8 @@ pub(crate) fn open(text: &str) -> Result<Arc<dyn Backend>, StoreError> {
         }
         "s3" | "s3a" | "gs" | "gcs" | "az" | "azure" => {
             let (bucket, prefix) = bucket_and_prefix(rest).map_err(wrong)?;
-            let (store, named) = network(scheme, bucket).map_err(|error| wrong(&error.to_string()))?;
+            let (store, named) =
+                network(scheme, bucket, settings).map_err(|error| wrong(&error.to_string()))?;
             object_store::path::Path::parse(prefix).map_err(|error| wrong(&error.to_string()))?;
             Ok(Arc::new(RemoteStore::new(text.to_owned(), prefix, store, named)))
         }
@@ -104,9 +106,9 @@ fn named(variables: &[&str]) -> bool {
 
 type Opened = (Box<dyn ObjectStore>, bool);
 
-fn network(scheme: &str, bucket: &str) -> Result<Opened, object_store::Error> {
+fn network(scheme: &str, bucket: &str, settings: &[(String, String)]) -> Result<Opened, object_store::Error> {
     match scheme {
-        "s3" | "s3a" => s3(bucket),
+        "s3" | "s3a" => s3(bucket, settings),
         "gs" | "gcs" => {
             let store = GoogleCloudStorageBuilder::from_env()
                 .with_bucket_name(bucket)
@@ -141,7 +143,7 @@ fn network(scheme: &str, bucket: &str) -> Result<Opened, object_store::Error> {
     }
 }
 
-fn s3(bucket: &str) -> Result<Opened, object_store::Error> {
+fn s3(bucket: &str, settings: &[(String, String)]) -> Result<Opened, object_store::Error> {
     // `with_client_options` would forget what `from_env` found, so the options of ours are set one by one; what the
     // operator set in the environment comes last and wins.
     use object_store::ClientConfigKey as Client;
@@ -150,22 +152,24 @@ fn s3(bucket: &str) -> Result<Opened, object_store::Error> {
         .with_config(Key::Client(Client::ConnectTimeout), "3 seconds")
         .with_config(Key::Client(Client::Timeout), "10 minutes")
         .with_config(Key::Client(Client::PoolIdleTimeout), "60 seconds");
-    for (name, value) in std::env::vars_os() {
-        if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
-            && name.starts_with("AWS_")
-            && let Ok(key) = name.to_ascii_lowercase().parse::<Key>()
-        {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("AWS_"));
+    for (name, value) in environment.chain(settings.iter().cloned()) {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<Key>() {
             builder = builder.with_config(key, value);
         }
     }
     let store = builder.with_bucket_name(bucket).with_retry(retry()).build()?;
-    let named = named(&[
-        "AWS_ACCESS_KEY_ID",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "AWS_SKIP_SIGNATURE",
-    ]);
+    let in_settings = settings.iter().any(|(name, _)| name == "AWS_ACCESS_KEY_ID");
+    let named = in_settings
+        || named(&[
+            "AWS_ACCESS_KEY_ID",
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "AWS_SKIP_SIGNATURE",
+        ]);
     Ok((Box::new(store), named))
 }
 
@@ -185,25 +189,25 @@ mod tests {
         for text in
             ["", " ", "ftp://x", "s3://", "s3:///prefix", "memory://", "file://host/x", "s3://b/p?x=1"]
         {
-            let error = open(text).unwrap_err();
+            let error = open(text, &[]).unwrap_err();
             assert!(matches!(error, StoreError::Url { .. }), "{text}: {error}");
         }
-        let secret = open("ftp://user:hunter2@host/x").unwrap_err();
+        let secret = open("ftp://user:hunter2@host/x", &[]).unwrap_err();
         assert!(!secret.to_string().contains("hunter2"));
     }
 
     #[test]
     fn a_bare_path_is_a_folder() {
-        let store = open("some where/é").unwrap();
+        let store = open("some where/é", &[]).unwrap();
         assert!(store.url().starts_with("file:///"), "{}", store.url());
         assert!(store.url().ends_with("/some%20where/%C3%A9"), "{}", store.url());
         // And its address opens the same folder again.
-        assert_eq!(open(store.url()).unwrap().url(), store.url());
+        assert_eq!(open(store.url(), &[]).unwrap().url(), store.url());
     }
 
     #[test]
     fn a_file_is_not_a_store() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(open(file.path().to_str().unwrap()).is_err());
+        assert!(open(file.path().to_str().unwrap(), &[]).is_err());
     }
 }

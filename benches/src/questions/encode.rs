@@ -1,0 +1,77 @@
+//! How small and how fast is the log: bytes a transaction, and MB/s of SQLite's log a core, both ways?
+
+use everwhen_engine::segment::Effort;
+use serde_json::json;
+
+use crate::Outcome;
+use crate::measure::Sample;
+use crate::report::{Answer, Table};
+use crate::stream::{Stream, replay};
+use crate::workload::Workload;
+use crate::world::World;
+
+const PER_SEGMENT: [usize; 4] = [1, 10, 100, 1000];
+
+/// Measures all workloads.
+pub(crate) fn ask(world: &World) -> Outcome<Answer> {
+    let mut answer = Answer::new("encode", "Encoding the log");
+    let mut sizes = Table::new(
+        "Stored bytes, as a share of SQLite's log and per transaction, by transactions in a segment",
+        &["workload", "log", "transactions", "1", "10", "100", "1000", "1000, idle effort"],
+    );
+    let mut speeds = Table::new(
+        "MB/s of SQLite's log on one core (processor time), 100 transactions a segment, median (range)",
+        &["workload", "encode, checked by decoding", "with page hashes too", "replay"],
+    );
+    for workload in Workload::ALL {
+        let shrink = world.scale.pick(100, 4, 1);
+        let folder = world.fresh("encode")?;
+        let transactions = (workload.transactions() / shrink).max(2);
+        let rows = (workload.rows() / shrink).max(50);
+        let stream = Stream::record(&folder, workload, rows, transactions)?;
+        let raw = stream.raw_bytes() as f64;
+        let mut row = vec![workload.name().to_owned(), format!("{:.0} MB", raw / 1e6), transactions.to_string()];
+        for (per_segment, effort) in
+            PER_SEGMENT.map(|per_segment| (per_segment, Effort::Hot)).into_iter().chain([(1000, Effort::Thorough)])
+        {
+            let encoded = stream.encode(per_segment, effort)?;
+            let stored: usize = encoded.objects.iter().map(bytes::Bytes::len).sum();
+            let per_tx = stored as f64 / transactions as f64;
+            row.push(format!("{:.2} %, {per_tx:.0} B", stored as f64 * 100.0 / raw));
+            answer.raw(json!({
+                "workload": workload.name(), "raw_bytes": raw, "transactions": transactions,
+                "per_segment": per_segment, "effort": format!("{effort:?}"), "stored_bytes": stored,
+                "encode_s": encoded.encode_s, "hash_s": encoded.hash_s,
+            }));
+        }
+        sizes.row(row);
+        speeds.row(speed(world, &stream, workload, &mut answer)?);
+    }
+    world.discard("encode")?;
+    answer.table(sizes);
+    answer.table(speeds);
+    answer.note("Every frame is decompressed and compared when it is made; the replayed image is compared with the true one.");
+    Ok(answer)
+}
+
+fn speed(world: &World, stream: &Stream, workload: Workload, answer: &mut Answer) -> Outcome<Vec<String>> {
+    let raw = stream.raw_bytes() as f64 / 1e6;
+    let (mut encode, mut hashed, mut back) = (Sample::default(), Sample::default(), Sample::default());
+    for _ in 0..world.scale.pick(1, 3, 5) {
+        let encoded = stream.encode(100, Effort::Hot)?;
+        let mut image = stream.start.clone();
+        let replay_s = replay(&encoded.objects, &mut image)?;
+        if encoded.end.as_ref() != Some(&image) {
+            return Err(format!("{}: the replayed image is not the true one", workload.name()).into());
+        }
+        encode.push(raw / encoded.encode_s);
+        hashed.push(raw / (encoded.encode_s + encoded.hash_s));
+        back.push(raw / replay_s);
+    }
+    answer.raw(json!({
+        "workload": workload.name(), "encode_mb_s": encode.values(), "encode_and_hash_mb_s": hashed.values(),
+        "replay_mb_s": back.values(),
+    }));
+    let text = |sample: &Sample| sample.with_spread(|value| format!("{value:.0}"));
+    Ok(vec![workload.name().into(), text(&encode), text(&hashed), text(&back)])
+}

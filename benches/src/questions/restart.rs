@@ -1,0 +1,57 @@
+//! What does a restart after kill -9 cost on a large database: time to catch up, and bytes uploaded?
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::Outcome;
+use crate::measure::Sample;
+use crate::report::{Answer, Table, bytes};
+use crate::workload::{Workload, Writer};
+use crate::world::{Daemon, System, World, connect, write};
+
+/// Kills each daemon, writes three rows, starts it again, and looks at the store.
+pub(crate) fn ask(world: &World) -> Outcome<Answer> {
+    let mut answer = Answer::new("restart", "Restart");
+    let title = format!("Killed with -9, three rows written, started again: a database of {} MiB", world.large_mib());
+    let mut table = Table::new(&title, &["daemon", "seconds until the rows are stored", "bytes uploaded"]);
+    for system in System::available(world).into_iter().filter(|system| *system != System::Nothing) {
+        let folder = world.fresh("restart")?;
+        let path = folder.join("app.db");
+        world.large_copy(&path)?;
+        let mut connection = connect(&path)?;
+        let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(world.large_mib()), 3);
+        let mut daemon = Daemon::start_and_settle(world, system, &path)?;
+        write(&mut connection, &mut writer, Some(100.0), |done, _| done >= 100)?;
+        let (mut seconds, mut uploaded) = (Sample::default(), Sample::default());
+        for _ in 0..world.scale.pick(1, 3, 5) {
+            let quiet = Duration::from_millis(world.scale.pick(300, 1500, 2500));
+            daemon.wait_until_quiet(quiet)?;
+            // Dropping it is kill -9.
+            drop(daemon);
+            let before = crate::world::stored_in(&path.with_extension("store"));
+            write(&mut connection, &mut writer, None, |done, _| done >= 3)?;
+            let began = Instant::now();
+            daemon = Daemon::start(world, system, &path)?;
+            let is_log = |name: &String| name.contains("/log/") || name.ends_with(".ltx");
+            daemon.wait_for(|now| {
+                now.names.iter().filter(|name| is_log(name)).any(|name| !before.names.contains(name))
+            })?;
+            seconds.push(began.elapsed().as_secs_f64());
+            let after = daemon.wait_until_quiet(quiet)?;
+            uploaded.push(after.bytes.saturating_sub(before.bytes) as f64);
+        }
+        table.row([
+            system.name().to_owned(),
+            seconds.with_spread(|value| format!("{value:.2}")),
+            uploaded.with_spread(|value| bytes(value as u64)),
+        ]);
+        answer.raw(json!({
+            "daemon": system.name(), "seconds": seconds.values(), "uploaded_bytes": uploaded.values(),
+        }));
+    }
+    answer.table(table);
+    answer.note("Seconds count from the start of the process until a new object of the log is in the store. Compaction that falls into the time is in litestream's bytes.");
+    let _ = world.discard("restart");
+    Ok(answer)
+}

@@ -1,0 +1,116 @@
+//! What does the application feel: throughput and tail latency of a writer beside each daemon and beside none?
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::Outcome;
+use crate::measure::{Sample, timed};
+use crate::report::{Answer, Table, millis};
+use crate::workload::{Workload, Writer};
+use crate::world::{Daemon, System, World, connect, prepared, write};
+
+/// One way to write.
+struct Case {
+    name: &'static str,
+    synchronous: &'static str,
+    pace: Option<f64>,
+}
+
+const CASES: [Case; 3] = [
+    Case { name: "1000/s, synchronous NORMAL", synchronous: "normal", pace: Some(1000.0) },
+    Case { name: "saturated, NORMAL", synchronous: "normal", pace: None },
+    Case { name: "saturated, FULL", synchronous: "full", pace: None },
+];
+
+/// What one system did in one case over the rounds.
+#[derive(Default)]
+struct Felt {
+    rate: Sample,
+    median: Sample,
+    tail: Sample,
+    far_tail: Sample,
+    worst: Sample,
+    busy: u64,
+    truncate: Sample,
+}
+
+/// Runs the cases with each system in turn, several rounds.
+pub(crate) fn ask(world: &World) -> Outcome<Answer> {
+    let mut answer = Answer::new("writers", "What the application feels");
+    let head = ["writer", "daemon", "tx/s", "ratio", "p50", "p99", "p99.9", "max", "busy", "its own TRUNCATE checkpoint"];
+    let mut table = Table::new(
+        "Point updates on 67 MB, busy_timeout 0, rounds interleaved, medians of the rounds (ratio to no daemon with range)",
+        &head,
+    );
+    let rows = world.scale.pick(500, 20_000, 150_000);
+    let folder = world.fresh("writers")?;
+    drop(prepared(&folder.join("start.db"), Workload::PointUpdate, rows)?);
+    let systems = System::available(world);
+    let seconds = world.scale.pick(0.3, 2.0, 5.0);
+    for case in &CASES {
+        let mut felt: Vec<Felt> = systems.iter().map(|_| Felt::default()).collect();
+        for round in 0..world.scale.pick(1, 2, 3) {
+            for (system, felt) in systems.iter().zip(&mut felt) {
+                let path = world.fresh("writers_run")?.join("app.db");
+                std::fs::copy(folder.join("start.db"), &path)?;
+                let mut writer = Writer::new(Workload::PointUpdate, rows, round + 5);
+                run(world, *system, case, &path, &mut writer, seconds, felt)?;
+            }
+        }
+        let Some(alone) = felt.first().map(|felt| felt.rate.clone()) else { continue };
+        for (system, felt) in systems.iter().zip(&felt) {
+            table.row([
+                case.name.to_owned(),
+                system.name().to_owned(),
+                format!("{:.0}", felt.rate.median()),
+                felt.rate.ratio_to(&alone),
+                millis(felt.median.median()),
+                millis(felt.tail.median()),
+                millis(felt.far_tail.median()),
+                millis(felt.worst.median()),
+                felt.busy.to_string(),
+                millis(felt.truncate.median()),
+            ]);
+            answer.raw(json!({
+                "case": case.name, "daemon": system.name(), "per_second": felt.rate.values(),
+                "p50_ms": felt.median.values(), "p99_ms": felt.tail.values(), "p999_ms": felt.far_tail.values(),
+                "max_ms": felt.worst.values(), "busy": felt.busy, "truncate_ms": felt.truncate.values(),
+            }));
+        }
+    }
+    answer.table(table);
+    answer.note("A saturated writer and a daemon share the cores of the machine: on two cores the daemon's work is partly the writer's loss.");
+    world.discard("writers")?;
+    let _ = world.discard("writers_run");
+    Ok(answer)
+}
+
+fn run(
+    world: &World,
+    system: System,
+    case: &Case,
+    path: &std::path::Path,
+    writer: &mut Writer,
+    seconds: f64,
+    felt: &mut Felt,
+) -> Outcome<()> {
+    let mut connection = connect(path)?;
+    connection.pragma_update(None, "synchronous", case.synchronous)?;
+    write(&mut connection, writer, None, |done, _| done >= 20)?;
+    let daemon = Daemon::start_and_settle(world, system, path)?;
+    connection.busy_timeout(Duration::ZERO)?;
+    let end = |_, elapsed: Duration| elapsed.as_secs_f64() >= seconds;
+    let written = write(&mut connection, writer, case.pace, end)?;
+    felt.rate.push(written.transactions as f64 / written.seconds);
+    felt.median.push(written.latency.median());
+    felt.tail.push(written.latency.quantile(0.99));
+    felt.far_tail.push(written.latency.quantile(0.999));
+    felt.worst.push(written.latency.quantile(1.0));
+    felt.busy += written.busy;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    write(&mut connection, writer, Some(100.0), |done, _| done >= 20)?;
+    let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+    felt.truncate.push(timed(|| connection.query_row(truncate, [], |_| Ok(())))?.0 * 1e3);
+    daemon.stop()
+}
