@@ -108,6 +108,7 @@ impl Daemon {
 
     async fn prepare(&self, entry: DatabaseEntry, added: bool) -> Result<Arc<Guard>, Failure> {
         let home = self.home_for(&entry.path).await?;
+        let entry = known_as(&home, entry).await?;
         let class = self.told.config.classes.get(&entry.class).copied();
         Ok(Arc::new(Guard::new(entry, class, added, home, &self.told.config.flush)))
     }
@@ -270,6 +271,17 @@ impl Daemon {
         }
         Err(reader::no_such_database(called))
     }
+}
+
+/// A database that the repository knows by its path goes on under the name it has there, unless there is local state
+/// under the name asked for: one file has one history.
+async fn known_as(home: &Home, entry: DatabaseEntry) -> Result<DatabaseEntry, Failure> {
+    if home.state_of(&entry.name()).exists() {
+        return Ok(entry);
+    }
+    let known = home.records.find(&entry.path.to_string_lossy()).await?;
+    let name = known.map(|record| record.name).or(entry.name);
+    Ok(DatabaseEntry { name, ..entry })
 }
 
 /// A database that was moved together with its state is found under its new path from now on. Whether that is settled.
