@@ -23,7 +23,8 @@ pub struct Line {
 #[must_use]
 pub fn svg(title: &str, across: &str, up: &str, lines: &[Line]) -> String {
     let all = || lines.iter().flat_map(|line| &line.points);
-    let (x_max, y_max) = (nice(all().map(|at| at.0).fold(0.0, f64::max)), nice(all().map(|at| at.1).fold(0.0, f64::max)));
+    let (x_max, y_max) =
+        (nice(all().map(|at| at.0).fold(0.0, f64::max)), nice(all().map(|at| at.1).fold(0.0, f64::max)));
     let x = |value: f64| LEFT + value / x_max * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| HEIGHT - BOTTOM - value / y_max * (HEIGHT - BOTTOM - TOP);
     let mut svg = format!(
@@ -48,7 +49,8 @@ pub fn svg(title: &str, across: &str, up: &str, lines: &[Line]) -> String {
     }
     for (index, line) in lines.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
-        let points: Vec<String> = line.points.iter().map(|at| format!("{:.1},{:.1}", x(at.0), y(at.1))).collect();
+        let points: Vec<String> =
+            line.points.iter().map(|at| format!("{:.1},{:.1}", x(at.0), y(at.1))).collect();
         let _ = writeln!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\

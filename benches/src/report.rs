@@ -193,7 +193,10 @@ mod tests {
     fn a_table_takes_the_place_of_the_one_before() {
         let before = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n<!-- begin y --><!-- end y -->\n";
         let after = replace_between(before, "x", "new\n").unwrap();
-        assert_eq!(after, "a\n<!-- begin x -->\n\nnew\n\n<!-- end x -->\nb\n<!-- begin y --><!-- end y -->\n");
+        assert_eq!(
+            after,
+            "a\n<!-- begin x -->\n\nnew\n\n<!-- end x -->\nb\n<!-- begin y --><!-- end y -->\n"
+        );
         assert_eq!(replace_between(&after, "x", "new\n").unwrap(), after);
         assert!(replace_between(before, "z", "").is_none());
     }

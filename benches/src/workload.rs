@@ -252,7 +252,8 @@ impl Writer {
             ),
             _ => {
                 self.first += 1;
-                let sql = "DELETE FROM job WHERE id = (SELECT id FROM job WHERE state = 1 ORDER BY due LIMIT 1)";
+                let sql =
+                    "DELETE FROM job WHERE id = (SELECT id FROM job WHERE state = 1 ORDER BY due LIMIT 1)";
                 insert(tx, sql, params![])
             }
         }
@@ -305,7 +306,11 @@ impl Writer {
             0..=9 => self.new_order(tx, district, customer),
             10..=19 => {
                 let amount = self.random.row(5000);
-                insert(tx, "UPDATE district SET income = income + ?1 WHERE id = ?2", params![amount, district])?;
+                insert(
+                    tx,
+                    "UPDATE district SET income = income + ?1 WHERE id = ?2",
+                    params![amount, district],
+                )?;
                 let sql = "UPDATE customer SET balance = balance - ?1, payments = payments + 1 WHERE id = ?2";
                 insert(tx, sql, params![amount, customer])?;
                 let values = params![customer, self.tick(), amount, self.random.text(24)];
@@ -327,7 +332,8 @@ impl Writer {
         let order = tx.last_insert_rowid();
         for number in 0..lines {
             let (item, quantity) = (self.random.row(self.rows), self.random.row(10));
-            let sql = "UPDATE stock SET quantity = (quantity + 91 - ?1) % 100, sold = sold + ?1 WHERE id = ?2";
+            let sql =
+                "UPDATE stock SET quantity = (quantity + 91 - ?1) % 100, sold = sold + ?1 WHERE id = ?2";
             insert(tx, sql, params![quantity, item])?;
             let values = params![order, number, item, quantity, quantity * 317, self.random.text(24)];
             insert(tx, "INSERT INTO line VALUES (?1, ?2, ?3, ?4, ?5, ?6)", values)?;

@@ -64,7 +64,14 @@ impl World {
     /// When threads cannot be started.
     pub fn new(scale: Scale, folder: &Path) -> Outcome<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        Ok(Self { scale, everwhen: None, litestream: None, runtime, folder: folder.into(), large: OnceCell::new() })
+        Ok(Self {
+            scale,
+            everwhen: None,
+            litestream: None,
+            runtime,
+            folder: folder.into(),
+            large: OnceCell::new(),
+        })
     }
 
     /// An empty folder of that name.
@@ -295,7 +302,13 @@ impl Daemon {
         let mut command = match (system, &world.everwhen, &world.litestream) {
             (System::Everwhen, Some(program), _) => {
                 let mut command = Command::new(program);
-                command.arg("run").arg(database).arg("--store").arg(&store).arg("--state").arg(beside("state"));
+                command
+                    .arg("run")
+                    .arg(database)
+                    .arg("--store")
+                    .arg(&store)
+                    .arg("--state")
+                    .arg(beside("state"));
                 command.args(["--listen", "off", "--metrics", "off"]);
                 command
             }

@@ -30,9 +30,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let rows = (workload.rows() / shrink).max(50);
         let stream = Stream::record(&folder, workload, rows, transactions)?;
         let raw = stream.raw_bytes() as f64;
-        let mut row = vec![workload.name().to_owned(), format!("{:.0} MB", raw / 1e6), transactions.to_string()];
-        for (per_segment, effort) in
-            PER_SEGMENT.map(|per_segment| (per_segment, Effort::Hot)).into_iter().chain([(1000, Effort::Thorough)])
+        let mut row =
+            vec![workload.name().to_owned(), format!("{:.0} MB", raw / 1e6), transactions.to_string()];
+        for (per_segment, effort) in PER_SEGMENT
+            .map(|per_segment| (per_segment, Effort::Hot))
+            .into_iter()
+            .chain([(1000, Effort::Thorough)])
         {
             let encoded = stream.encode(per_segment, effort)?;
             let stored: usize = encoded.objects.iter().map(bytes::Bytes::len).sum();

@@ -15,7 +15,8 @@ use crate::world::{Daemon, System, World, connect, copy_synced, stored_in, write
 /// Times the first full copy of each daemon beside plain copies, with a writer at 50 commits a second.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("first_base", "The first full copy");
-    let title = format!("A database of {} MiB; a writer commits 50 times a second meanwhile", world.large_mib());
+    let title =
+        format!("A database of {} MiB; a writer commits 50 times a second meanwhile", world.large_mib());
     let head = ["how", "seconds", "times cp + fsync", "stored", "commit p50", "commit p99", "commit max"];
     let mut table = Table::new(&title, &head);
     let rounds = world.scale.pick(1, 1, 3);
@@ -23,8 +24,11 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut rows = Vec::new();
     let folder = world.fresh("first_base")?;
     world.large_copy(&folder.join("source.db"))?;
-    let plain: [(&str, fn(&Path, &Path) -> Outcome<()>); 3] =
-        [("cp + fsync", copy_synced), ("sqlite3 .backup + fsync", backup), ("VACUUM INTO + fsync", vacuum_into)];
+    let plain: [(&str, fn(&Path, &Path) -> Outcome<()>); 3] = [
+        ("cp + fsync", copy_synced),
+        ("sqlite3 .backup + fsync", backup),
+        ("VACUUM INTO + fsync", vacuum_into),
+    ];
     for (name, copy) in plain {
         let mut sample = Sample::default();
         for _ in 0..rounds {
@@ -78,7 +82,8 @@ fn with_daemon(world: &World, system: System, path: &Path) -> Outcome<(f64, Samp
     let done = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     std::thread::scope(|scope| {
-        let writing = scope.spawn(|| write(&mut connection, &mut writer, Some(50.0), |_, _| done.load(relaxed)));
+        let writing =
+            scope.spawn(|| write(&mut connection, &mut writer, Some(50.0), |_, _| done.load(relaxed)));
         std::thread::sleep(Duration::from_millis(100));
         let began = Instant::now();
         let waited = Daemon::start(world, system, path).and_then(|daemon| {
@@ -97,7 +102,7 @@ fn with_daemon(world: &World, system: System, path: &Path) -> Outcome<(f64, Samp
 fn backup(from: &Path, to: &Path) -> Outcome<()> {
     let source = Connection::open(from)?;
     let mut target = Connection::open(to)?;
-    rusqlite::backup::Backup::new(&source, &mut target)?.run_to_completion(-1, Duration::ZERO, None)?;
+    rusqlite::backup::Backup::new(&source, &mut target)?.run_to_completion(i32::MAX, Duration::ZERO, None)?;
     drop(target);
     Ok(std::fs::File::open(to)?.sync_all()?)
 }

@@ -38,9 +38,9 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let protected = world.runtime.block_on(Protected::start(&folder.join("app.db"), store, &state))?;
         let (captured, durable) = measure(world, &protected, &mut connection, &mut writer, pace, commits)?;
         world.runtime.block_on(protected.protection.stop())?;
-        let cells = [&captured, &durable].into_iter().flat_map(|sample| {
-            [0.5, 0.99, 1.0].map(|share| millis(sample.quantile(share)))
-        });
+        let cells = [&captured, &durable]
+            .into_iter()
+            .flat_map(|sample| [0.5, 0.99, 1.0].map(|share| millis(sample.quantile(share))));
         table.row([name.to_owned(), commits.to_string()].into_iter().chain(cells));
         answer.raw(json!({
             "case": name, "per_second": pace, "captured_ms": captured.values(), "durable_ms": durable.values(),
@@ -64,7 +64,10 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     answer.table(table);
     if points.len() > 1 {
         let lines = [Line { name: "durable, p50".into(), points }];
-        answer.plot("durable_by_store_latency", svg("Commit to durable, by store latency", "store latency, ms", "ms", &lines));
+        answer.plot(
+            "durable_by_store_latency",
+            svg("Commit to durable, by store latency", "store latency, ms", "ms", &lines),
+        );
     }
     answer.note("Under load a segment goes out once a flush interval (1 s), so the time to durable is up to that by choice; a wait for durability cuts it short.");
     world.discard("latency")?;
@@ -128,7 +131,9 @@ fn watch(protection: &Protection, first: u64, stop: &AtomicBool) -> Seen {
         let ending = stop.load(Ordering::Relaxed);
         let status = protection.status();
         let now = Instant::now();
-        let next = |point: Option<everwhen_engine::protect::Point>| point.map_or(first, |point| point.position.tx.get() + 1);
+        let next = |point: Option<everwhen_engine::protect::Point>| {
+            point.map_or(first, |point| point.position.tx.get() + 1)
+        };
         seen.0.extend((captured..next(status.captured)).map(|tx| (tx, now)));
         captured = captured.max(next(status.captured));
         seen.1.extend((durable..next(status.durable)).map(|tx| (tx, now)));

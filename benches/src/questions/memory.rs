@@ -13,7 +13,10 @@ use crate::world::{Daemon, System, World, connect, write};
 /// Watches each daemon idle, at 200 transactions a second, and with a writer that does not wait.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("memory", "Memory and processor of the daemon");
-    let title = format!("The process beside a database of {} MiB, in MiB resident (of it not pages of files)", world.large_mib());
+    let title = format!(
+        "The process beside a database of {} MiB, in MiB resident (of it not pages of files)",
+        world.large_mib()
+    );
     let head = ["daemon", "writer", "resident", "resident, highest since the start", "processor"];
     let mut table = Table::new(&title, &head);
     for system in System::available(world).into_iter().filter(|system| *system != System::Nothing) {
@@ -37,7 +40,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
             let after = process_use(pid).ok_or("the daemon is gone")?;
             let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
             let cpu = after.seconds - before.seconds;
-            let each = if per_tx.is_nan() { String::new() } else { format!(", {:.0} us/tx", cpu * 1e6 / per_tx) };
+            let each =
+                if per_tx.is_nan() { String::new() } else { format!(", {:.0} us/tx", cpu * 1e6 / per_tx) };
             table.row([
                 system.name().to_owned(),
                 name.to_owned(),

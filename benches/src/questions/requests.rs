@@ -14,7 +14,16 @@ use crate::world::{Protected, World, prepared, write};
 /// Counts at the store seam, in this process.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("requests", "Requests to the store");
-    let head = ["writer", "put/h", "get/h", "list/h", "other/h", "bytes put/h", "put/h at $5 a million, $ a month", "processor"];
+    let head = [
+        "writer",
+        "put/h",
+        "get/h",
+        "list/h",
+        "other/h",
+        "bytes put/h",
+        "put/h at $5 a million, $ a month",
+        "processor",
+    ];
     let mut table = Table::new("One database, counted where the engine meets the store", &head);
     let folder = world.fresh("requests")?;
     let rows = world.scale.pick(500, 20_000, 150_000);
@@ -37,7 +46,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
                 write(&mut connection, &mut writer, Some(pace), end)?;
             }
         }
-        let (after, used_after) = (protected.recording.counts(), process_use(std::process::id()).unwrap_or_default());
+        let (after, used_after) =
+            (protected.recording.counts(), process_use(std::process::id()).unwrap_or_default());
         let per_hour = |count: u64| count as f64 * 3600.0 / seconds;
         let puts = per_hour(after.puts - before.puts);
         let other = after.sizes + after.deletes - before.sizes - before.deletes;
@@ -60,7 +70,9 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     }
     world.runtime.block_on(protected.protection.stop())?;
     answer.table(table);
-    answer.note("The daemon adds one covered-through mark for all its databases together; it is not in this count.");
+    answer.note(
+        "The daemon adds one covered-through mark for all its databases together; it is not in this count.",
+    );
     world.discard("requests")?;
     Ok(answer)
 }

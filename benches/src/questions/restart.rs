@@ -13,7 +13,8 @@ use crate::world::{Daemon, System, World, connect, write};
 /// Kills each daemon, writes three rows, starts it again, and looks at the store.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("restart", "Restart");
-    let title = format!("Killed with -9, three rows written, started again: a database of {} MiB", world.large_mib());
+    let title =
+        format!("Killed with -9, three rows written, started again: a database of {} MiB", world.large_mib());
     let mut table = Table::new(&title, &["daemon", "seconds until the rows are stored", "bytes uploaded"]);
     for system in System::available(world).into_iter().filter(|system| *system != System::Nothing) {
         let folder = world.fresh("restart")?;

@@ -122,9 +122,18 @@ fn by_log(world: &World, answer: &mut Answer) -> Outcome<()> {
                 let history = history_of(&protected.repository, database).await?;
                 let now = Timestamp::now();
                 let (progress, cancel) = (Arc::new(|_| {}), Cancel::new());
-                restore(&protected.repository, &history, Target::Latest, now, &to, &options, progress, &cancel)
-                    .await
-                    .map_err(Into::into)
+                restore(
+                    &protected.repository,
+                    &history,
+                    Target::Latest,
+                    now,
+                    &to,
+                    &options,
+                    progress,
+                    &cancel,
+                )
+                .await
+                .map_err(Into::into)
             };
             let (seconds, report) = timed(|| -> Outcome<_> { world.runtime.block_on(restored) })?;
             if report.transactions < length.min(1) {
@@ -151,6 +160,9 @@ fn by_log(world: &World, answer: &mut Answer) -> Outcome<()> {
     world.runtime.block_on(protected.protection.stop())?;
     answer.table(table);
     let lines = [Line { name: "everwhen".into(), points }];
-    answer.plot("restore_by_log", svg("Restore, by length of the log", "transactions since the base", "seconds", &lines));
+    answer.plot(
+        "restore_by_log",
+        svg("Restore, by length of the log", "transactions since the base", "seconds", &lines),
+    );
     world.discard("restore_log")
 }

@@ -12,9 +12,18 @@ const PER_SECOND: f64 = 100.0;
 /// Runs the small workloads at once, each under each daemon: sizes do not depend on time.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("stored", "Bytes and objects in the store");
-    let head = ["workload", "daemon", "transactions", "bytes/tx", "objects/tx", "first copy", "times everwhen's bytes"];
+    let head = [
+        "workload",
+        "daemon",
+        "transactions",
+        "bytes/tx",
+        "objects/tx",
+        "first copy",
+        "times everwhen's bytes",
+    ];
     let seconds = world.scale.pick(1.0, 6.0, 30.0);
-    let title = format!("{PER_SECOND} transactions a second for {seconds} s, the first full copy apart, local files");
+    let title =
+        format!("{PER_SECOND} transactions a second for {seconds} s, the first full copy apart, local files");
     let mut table = Table::new(&title, &head);
     let systems = || System::available(world).into_iter().filter(|system| *system != System::Nothing);
     let cases: Vec<_> = Workload::SMALL.into_iter().flat_map(|w| systems().map(move |s| (w, s))).collect();

@@ -18,7 +18,8 @@ use crate::world::{Protected, World, prepared, write};
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("verify", "Verification");
     let head = ["how", "objects", "bytes read", "seconds", "rate", "states proven a second"];
-    let mut table = Table::new("A base of 67 MB and a log of point updates, local files, in one process", &head);
+    let mut table =
+        Table::new("A base of 67 MB and a log of point updates, local files, in one process", &head);
     let folder = world.fresh("verify")?;
     let path = folder.join("app.db");
     let (mut connection, mut writer) =
@@ -29,7 +30,9 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     write(&mut connection, &mut writer, None, |done, _| done >= transactions)?;
     world.runtime.block_on(protected.protection.wait_durable(None, Duration::from_secs(120)))?;
     let (repository, database) = (&protected.repository, protected.database()?);
-    for (name, deep) in [("fast: every object against its name and its chain", false), ("deep: every state rebuilt", true)] {
+    for (name, deep) in
+        [("fast: every object against its name and its chain", false), ("deep: every state rebuilt", true)]
+    {
         let mut sample = Sample::default();
         let mut report = None;
         for _ in 0..world.scale.pick(1, 3, 5) {
@@ -42,7 +45,9 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
                     progress: Arc::new(|_| {}),
                     cancel: &Cancel::new(),
                 };
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(verify(repository, &history, &packs, &options).await?)
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
+                    verify(repository, &history, &packs, &options).await?,
+                )
             })?;
             if !checked.is_sound() {
                 return Err(format!("the repository is not sound: {:?}", checked.problems).into());

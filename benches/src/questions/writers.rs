@@ -38,7 +38,18 @@ struct Felt {
 /// Runs the cases with each system in turn, several rounds.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("writers", "What the application feels");
-    let head = ["writer", "daemon", "tx/s", "ratio", "p50", "p99", "p99.9", "max", "busy", "its own TRUNCATE checkpoint"];
+    let head = [
+        "writer",
+        "daemon",
+        "tx/s",
+        "ratio",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "busy",
+        "its own TRUNCATE checkpoint",
+    ];
     let mut table = Table::new(
         "Point updates on 67 MB, busy_timeout 0, rounds interleaved, medians of the rounds (ratio to no daemon with range)",
         &head,
