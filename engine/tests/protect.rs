@@ -1,4 +1,5 @@
 //! The pipeline against stores that are slow, failing or gone, sources that lost commits, and local state that is lost.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 #![cfg(feature = "test-util")]
 
 use std::path::{Path, PathBuf};
