@@ -177,13 +177,15 @@ pub fn write(
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         let at = Instant::now();
+        let mut busy = false;
         while let Err(error) = writer.step(connection) {
             match error.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DatabaseBusy) => written.busy += 1,
+                Some(rusqlite::ErrorCode::DatabaseBusy) => busy = true,
                 _ => return Err(error.into()),
             }
         }
         written.latency.push(at.elapsed().as_secs_f64() * 1e3);
+        written.busy += u64::from(busy);
         written.transactions += 1;
     }
     written.seconds = began.elapsed().as_secs_f64();
@@ -197,7 +199,7 @@ pub struct Written {
     pub transactions: u64,
     /// In so many seconds.
     pub seconds: f64,
-    /// `SQLITE_BUSY` it was told.
+    /// Commits that were told `SQLITE_BUSY` and tried again, by a busy timeout of 0.
     pub busy: u64,
     /// From begin to the return of commit, in milliseconds.
     pub latency: crate::measure::Sample,

@@ -48,8 +48,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         Ok(durable.median())
     };
     let files = || Store::open(&folder.join("store").display().to_string());
-    let seconds = world.scale.pick(1, 5, 20);
-    case("local files, one commit every 1.3 s", files()?, "state", 1.0 / 1.3, world.scale.pick(2, 8, 30))?;
+    let seconds = world.scale.pick(1, 5, 16);
+    case("local files, one commit every 1.3 s", files()?, "state", 1.0 / 1.3, world.scale.pick(2, 8, 24))?;
     for pace in [10_u64, 200, 1000] {
         case(&format!("local files, {pace}/s"), files()?, "state", pace as f64, pace * seconds / 2)?;
     }
@@ -58,7 +58,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let store = Store::open(&format!("memory://latency-{latency}"))?
             .wrap(|inner| Slow::wrap(inner, Duration::from_millis(latency), 50_000_000));
         let name = format!("store that takes {latency} ms, after a quiet moment");
-        let median = case(&name, store, &format!("state-{latency}"), 1.0 / 1.3, world.scale.pick(1, 3, 6))?;
+        let median = case(&name, store, &format!("state-{latency}"), 1.0 / 1.3, world.scale.pick(1, 3, 4))?;
         points.push((latency as f64, median));
     }
     answer.table(table);

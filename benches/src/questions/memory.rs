@@ -27,7 +27,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(world.large_mib()), 4);
         let daemon = Daemon::start_and_settle(world, system, &path)?;
         let pid = daemon.pid().ok_or("the daemon is not running")?;
-        let seconds = world.scale.pick(0.5, 4.0, 15.0);
+        let seconds = world.scale.pick(0.5, 4.0, 10.0);
         for (name, pace) in [("idle", Some(0.0)), ("200/s", Some(200.0)), ("saturated", None)] {
             let before = process_use(pid).ok_or("the daemon is gone")?;
             let mut per_tx = f64::NAN;

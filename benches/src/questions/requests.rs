@@ -33,9 +33,9 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         world.runtime.block_on(Protected::start(&folder.join("app.db"), store, &folder.join("state")))?;
     std::thread::sleep(Duration::from_millis(world.scale.pick(100, 2000, 3000)));
     for (name, per_second, seconds) in [
-        ("idle", None, world.scale.pick(1.0, 5.0, 30.0)),
-        ("1/s", Some(1.0), world.scale.pick(1.0, 5.0, 15.0)),
-        ("100/s", Some(100.0), world.scale.pick(1.0, 5.0, 15.0)),
+        ("idle", None, world.scale.pick(1.0, 5.0, 20.0)),
+        ("1/s", Some(1.0), world.scale.pick(1.0, 5.0, 10.0)),
+        ("100/s", Some(100.0), world.scale.pick(1.0, 5.0, 10.0)),
     ] {
         let before = protected.recording.counts();
         let used = process_use(std::process::id()).unwrap_or_default();

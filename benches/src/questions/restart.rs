@@ -25,7 +25,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let mut daemon = Daemon::start_and_settle(world, system, &path)?;
         write(&mut connection, &mut writer, Some(100.0), |done, _| done >= 100)?;
         let (mut seconds, mut uploaded) = (Sample::default(), Sample::default());
-        for _ in 0..world.scale.pick(1, 3, 5) {
+        for _ in 0..world.scale.pick(1, 2, 3) {
             let quiet = Duration::from_millis(world.scale.pick(300, 1500, 2500));
             daemon.wait_until_quiet(quiet)?;
             // Dropping it is kill -9.

@@ -15,8 +15,8 @@ use crate::Outcome;
 use crate::measure::{Sample, timed};
 use crate::plot::{Line, svg};
 use crate::report::{Answer, Table};
-use crate::workload::Workload;
-use crate::world::{Daemon, Protected, System, World, copy_synced, prepared, write};
+use crate::workload::{Workload, Writer};
+use crate::world::{Daemon, Protected, System, World, connect, copy_synced, prepared, write};
 
 /// Times against size beside `cp` and the peer, then against the length of the log.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
@@ -35,10 +35,13 @@ fn by_size(world: &World, answer: &mut Answer) -> Outcome<()> {
     let mut lines: Vec<Line> = Vec::new();
     for mib in world.scale.pick(vec![4], vec![16, 128], vec![64, 256, 1024]) {
         let folder = world.fresh("restore")?;
+        drop(prepared(&folder.join("source.db"), Workload::PointUpdate, World::rows_of(mib))?);
         let mut ways: Vec<(&str, Daemon)> = Vec::new();
         for system in System::available(world) {
             let path = folder.join(format!("{}.db", system.name().replace(' ', "-")));
-            let (mut connection, mut writer) = prepared(&path, Workload::PointUpdate, World::rows_of(mib))?;
+            std::fs::copy(folder.join("source.db"), &path)?;
+            let mut connection = connect(&path)?;
+            let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(mib), 6);
             let daemon = Daemon::start_and_settle(world, system, &path)?;
             if system != System::Nothing {
                 write(&mut connection, &mut writer, Some(200.0), |done, _| done >= 200)?;

@@ -21,7 +21,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         "first copy",
         "times everwhen's bytes",
     ];
-    let seconds = world.scale.pick(1.0, 6.0, 30.0);
+    let seconds = world.scale.pick(1.0, 6.0, 20.0);
     let title =
         format!("{PER_SECOND} transactions a second for {seconds} s, the first full copy apart, local files");
     let mut table = Table::new(&title, &head);
