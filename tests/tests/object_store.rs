@@ -33,7 +33,8 @@ fn commits_come_back(server: &S3Server, world: &World) {
     let points = world.points();
     assert_eq!(points.len(), 13);
     for (id, point) in oracle.marks().zip(&points[1..]) {
-        let (answer, target) = world.restore(&["--position", point["position"].as_str().unwrap()], &format!("{id}.db"));
+        let (answer, target) =
+            world.restore(&["--position", point["position"].as_str().unwrap()], &format!("{id}.db"));
         let _ = answer.exits(0);
         assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(id).unwrap(), "commit {id}");
     }
