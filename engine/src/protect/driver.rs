@@ -1,6 +1,6 @@
 //! The capture thread of one database: waits for commits, records them, lets the source's log be reused, ships.
 //!
-//! One run goes from a beginning (see [`begin`](super::begin)) to a stop or to something that breaks the thread: an
+//! One run goes from a beginning (see [`begin`]) to a stop or to something that breaks the thread: an
 //! error of the source, another file under the same name, a full spool. Then everything that is captured is made
 //! safe, and the next run begins as after a restart: there is one way back, and it is the tested one.
 
