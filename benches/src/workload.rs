@@ -132,9 +132,6 @@ pub struct Writer {
     rows: u64,
     random: Random,
     clock: i64,
-    /// The oldest and the newest row that still exist, where rows come and go.
-    first: i64,
-    last: i64,
 }
 
 impl Writer {
@@ -142,8 +139,7 @@ impl Writer {
     #[must_use]
     pub fn new(workload: Workload, rows: u64, seed: u64) -> Self {
         let random = Random::new(seed.wrapping_mul(31) + workload as u64);
-        let last = i64::try_from(rows).unwrap_or(i64::MAX);
-        Self { workload, rows, random, clock: 1_795_219_200_000, first: 1, last }
+        Self { workload, rows, random, clock: 1_795_219_200_000 }
     }
 
     /// Makes the starting database: tables and rows, in transactions of ten thousand.
@@ -238,25 +234,16 @@ impl Writer {
         insert(tx, "INSERT INTO job(state, due, payload) VALUES (0, ?1, ?2)", values)
     }
 
-    /// Enqueues, claims or finishes a job, in equal parts: the queue keeps its length.
+    /// Enqueues, claims or finishes a job, in equal parts: the queue keeps its length. Always changes something.
     fn job(&mut self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
-        match self.random.below(3) {
-            0 => {
-                self.last += 1;
-                self.enqueue(tx)
+        let sql = match self.random.below(3) {
+            0 => return self.enqueue(tx),
+            1 => {
+                "UPDATE job SET state = 1 WHERE id = (SELECT id FROM job WHERE state = 0 ORDER BY due LIMIT 1)"
             }
-            1 => insert(
-                tx,
-                "UPDATE job SET state = 1 WHERE id = (SELECT id FROM job WHERE state = 0 ORDER BY due LIMIT 1)",
-                params![],
-            ),
-            _ => {
-                self.first += 1;
-                let sql =
-                    "DELETE FROM job WHERE id = (SELECT id FROM job WHERE state = 1 ORDER BY due LIMIT 1)";
-                insert(tx, sql, params![])
-            }
-        }
+            _ => "DELETE FROM job WHERE id = (SELECT id FROM job WHERE state = 1 ORDER BY due LIMIT 1)",
+        };
+        if tx.prepare_cached(sql)?.execute([])? == 0 { self.enqueue(tx) } else { Ok(()) }
     }
 
     fn document(&mut self, row: i64) -> String {
@@ -319,7 +306,8 @@ impl Writer {
             _ => {
                 let sql = "UPDATE orders SET carrier = ?1 WHERE id IN
                     (SELECT id FROM orders WHERE carrier IS NULL ORDER BY id LIMIT 10)";
-                insert(tx, sql, params![self.random.row(10)])
+                insert(tx, sql, params![self.random.row(10)])?;
+                insert(tx, "UPDATE district SET income = income + 1 WHERE id = ?1", params![district])
             }
         }
     }
