@@ -513,8 +513,15 @@ async fn nothing_is_replaced_on_a_store_that_ignores_conditions() {
     let mut claims = Vec::new();
     let recording = Recording::new();
     let recorded = store.wrap(|inner| recording.wrap(inner));
+    let mut writers = Vec::new();
     for writer in 1..=8 {
         let repository = Repository::open(recorded.clone(), None).await.unwrap();
+        repository.probe_create_if_absent(host(writer)).await.unwrap();
+        writers.push((writer, repository));
+    }
+    // Slow enough that each looks before any of them has put.
+    server.fault(|faults| faults.delay = Duration::from_millis(100));
+    for (writer, repository) in writers {
         claims.push(tokio::spawn(async move {
             repository.claim_timeline(database, new_timeline(1, writer)).await.unwrap()
         }));
@@ -526,6 +533,7 @@ async fn nothing_is_replaced_on_a_store_that_ignores_conditions() {
             Claim::TakenBy(timeline) => taken.push(timeline),
         }
     }
+    server.fault(|faults| faults.delay = Duration::ZERO);
     assert_eq!(won.len(), 1, "{won:?}");
     assert!(taken.iter().all(|timeline| *timeline == won[0]));
     assert_eq!(repository.timelines(database).await.unwrap(), won);
