@@ -45,7 +45,7 @@ pub(crate) struct Failure {
     /// Neighbours, when no such point exists.
     pub(crate) nearest: Option<Box<Nearest>>,
     /// The reader of our output went away (`everwhen points | head`): not worth a word, and not an error.
-    reader_gone: bool,
+    pub(crate) reader_gone: bool,
 }
 
 impl Failure {

@@ -58,18 +58,25 @@ impl Progress {
 
     /// Shows how far it is.
     pub(crate) fn show(&self, progress: &v1::RestoreProgress) {
-        if let Ok(mut phase) = self.phase.lock()
-            && *phase != progress.phase
-        {
+        // The other phases take no time worth a bar.
+        if !matches!(progress.phase.as_str(), "base" | "log" | "prove" | "read" | "replay") {
+            return;
+        }
+        let Ok(mut phase) = self.phase.lock() else { return };
+        let new_phase = *phase != progress.phase;
+        if new_phase {
             phase.clone_from(&progress.phase);
-            self.bar.set_style(style(progress.total_bytes > 0));
+            // The rate is that of the phase.
             self.bar.reset();
-            self.bar.set_message(progress.phase.clone());
         }
         if progress.total_bytes > 0 {
             self.bar.set_length(progress.total_bytes);
         }
         self.bar.set_position(progress.done_bytes);
+        if new_phase {
+            self.bar.set_style(style(progress.total_bytes > 0));
+            self.bar.set_message(progress.phase.clone());
+        }
     }
 
     /// Takes the bar away.

@@ -1,4 +1,5 @@
 //! The pipeline against stores that are slow, failing or gone, sources that lost commits, and local state that is lost.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 #![cfg(feature = "test-util")]
 
 use std::path::{Path, PathBuf};
@@ -268,6 +269,8 @@ async fn a_source_that_lost_its_last_commits_goes_on_from_where_it_really_is() {
     let app = bench.connect();
     assert_eq!(app.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap(), 10);
     let protection = bench.start().await;
+    // Before anything new: only a state that was seen before can be found again by its checksum.
+    protection.wait_durable(None, PATIENCE).await.unwrap();
     insert(&app, 100);
     let after = protection.wait_durable(None, PATIENCE).await.unwrap();
     assert_eq!(after.timeline.get(), 2, "{:?}", protection.status());

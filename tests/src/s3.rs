@@ -330,7 +330,7 @@ impl State {
         };
         let whole: Vec<u8> = parts.values().flat_map(|part| part.iter().copied()).collect();
         self.objects.insert(asked.key.clone(), whole.into());
-        xml("<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>".to_owned())
+        xml("<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>")
     }
 
     fn delete_many(&mut self, asked: &Asked) -> Answer {
@@ -427,7 +427,7 @@ fn plain(status: StatusCode, body: Bytes) -> Answer {
     Response::builder().status(status).header("etag", "\"1\"").body(Full::new(body)).unwrap()
 }
 
-fn xml(text: String) -> Answer {
+fn xml(text: impl std::fmt::Display) -> Answer {
     let text = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>{text}");
     Response::builder().header("content-type", "application/xml").body(Full::new(text.into())).unwrap()
 }

@@ -1,4 +1,5 @@
 //! Every kind of bad input gets a clear error, the right exit code, and changes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use everwhen_tests::World;
 

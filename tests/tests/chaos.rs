@@ -1,5 +1,6 @@
 //! Several writers, hostile checkpoints, killed writers and a killed daemon at once: every commit is a point, each point
 //! is exactly one commit after the one before, and the last is the source.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! `kill -9` at every named step of the pipeline and at random: nothing acknowledged is lost, and every commit that the
 //! source's own log still holds is a restore point of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::time::Duration;
 

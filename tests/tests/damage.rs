@@ -1,5 +1,6 @@
 //! Flipped, cut, deleted and swapped objects: every restore either gives the exact state or fails with a named error,
 //! and never leaves a file behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! Every commit is a restore point, and each gives back the database exactly as it was.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::time::{Duration, Instant};
 

@@ -12,6 +12,9 @@ use crate::report::{Answer, Table, bytes, millis};
 use crate::workload::{Workload, Writer};
 use crate::world::{Daemon, System, World, connect, copy_synced, stored_in, write};
 
+/// Copies one database file to another place.
+type FullCopy = fn(&Path, &Path) -> Outcome<()>;
+
 /// Times the first full copy of each daemon beside plain copies, with a writer at 50 commits a second.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("first_base", "The first full copy");
@@ -24,7 +27,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut rows = Vec::new();
     let folder = world.fresh("first_base")?;
     world.large_copy(&folder.join("source.db"))?;
-    let plain: [(&str, fn(&Path, &Path) -> Outcome<()>); 3] = [
+    let plain: [(&str, FullCopy); 3] = [
         ("cp + fsync", copy_synced),
         ("sqlite3 .backup + fsync", backup),
         ("VACUUM INTO + fsync", vacuum_into),

@@ -1,6 +1,7 @@
 //! Answers from a repository, read here: what the command line does without a daemon, and the daemon for its callers.
 
 mod database;
+pub(crate) mod later;
 mod objects;
 mod records;
 
@@ -13,7 +14,7 @@ pub(crate) use records::{Records, key_source, no_such_database, open, open_or_cr
 
 use crate::answers::{Answer, Answers, Parts};
 use crate::client::Client;
-use crate::config::{Config, DatabaseEntry, class_named};
+use crate::config::{Config, class_named};
 use crate::failure::Failure;
 use crate::place::Place;
 use crate::wire::seen_in;
@@ -97,41 +98,12 @@ impl Answers for Reader {
         async { Ok(v1::ListDatabasesResponse { databases: self.records.all().await? }) }.boxed()
     }
 
-    /// Writes it down for the daemon's next start.
     fn add_database(&self, request: v1::AddDatabaseRequest) -> Answer<'_, v1::Database> {
-        async move {
-            let class = match request.class.as_str() {
-                "" => DatabaseEntry::DEFAULT_CLASS,
-                class => class,
-            };
-            let class = class_named(class, &self.config.classes).map_err(Failure::usage)?;
-            let name = Some(request.name).filter(|name| !name.is_empty());
-            let entry = DatabaseEntry { name, class, ..DatabaseEntry::of(&request.path) };
-            let mut added = self.place.state.added()?;
-            added.retain(|other| other.path != entry.path);
-            let database = self.described(&entry);
-            added.push(entry);
-            self.place.state.set_added(&added)?;
-            Ok(database)
-        }
-        .boxed()
+        async move { later::add(&self.place, &self.config, &request) }.boxed()
     }
 
     fn remove_database(&self, request: v1::RemoveDatabaseRequest) -> Answer<'_, v1::Database> {
-        async move {
-            let mut added = self.place.state.added()?;
-            let is_meant = |entry: &DatabaseEntry| {
-                entry.name() == request.database || entry.path.to_string_lossy() == request.database
-            };
-            let Some(at) = added.iter().position(is_meant) else {
-                return Err(no_such_database(&request.database)
-                    .advise("only databases that were added with `everwhen databases add` can be removed"));
-            };
-            let entry = added.remove(at);
-            self.place.state.set_added(&added)?;
-            Ok(self.described(&entry))
-        }
-        .boxed()
+        async move { later::remove(&self.place, &request.database) }.boxed()
     }
 
     fn set_database(&self, request: v1::SetDatabaseRequest) -> Answer<'_, v1::Database> {
@@ -191,17 +163,5 @@ impl Answers for Reader {
 
     fn wait_durable(&self, _: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
         async { Err(Failure::usage("only a daemon can be waited for")) }.boxed()
-    }
-}
-
-impl Reader {
-    fn described(&self, entry: &DatabaseEntry) -> v1::Database {
-        v1::Database {
-            name: entry.name(),
-            path: entry.path.to_string_lossy().into_owned(),
-            class: entry.class.clone(),
-            store: self.records.url().to_owned(),
-            ..v1::Database::default()
-        }
     }
 }

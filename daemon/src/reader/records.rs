@@ -118,6 +118,12 @@ impl Records {
         Ok(records.iter().map(|record| described(record, self.url())).collect())
     }
 
+    /// Writes a new version of a record, with another path.
+    pub(crate) async fn moved(&self, record: Record, source: String) -> Result<Record, Failure> {
+        let changed = Record { source, ..record };
+        self.repository.update_database(changed, Timestamp::now()).await.map_err(|error| Failure::of(&error))
+    }
+
     /// Writes a new version of a record, with another name or class. What is empty stays.
     pub(crate) async fn set(&self, record: Record, name: &str, class: &str) -> Result<Record, Failure> {
         let failed = |error: RepositoryError| Failure::of(&error);

@@ -108,6 +108,7 @@ impl Daemon {
 
     async fn prepare(&self, entry: DatabaseEntry, added: bool) -> Result<Arc<Guard>, Failure> {
         let home = self.home_for(&entry.path).await?;
+        let entry = known_as(&home, entry).await?;
         let class = self.told.config.classes.get(&entry.class).copied();
         Ok(Arc::new(Guard::new(entry, class, added, home, &self.told.config.flush)))
     }
@@ -148,13 +149,20 @@ impl Daemon {
         guards.retain(|kept| !Arc::ptr_eq(kept, guard));
     }
 
-    /// Tries again and again what could not be protected. Runs until dropped.
+    /// Tries again and again what could not be protected, and keeps the records true. Runs until dropped.
     pub(crate) async fn retry(&self) {
+        let mut settled = Vec::new();
         loop {
             tokio::time::sleep(RETRY).await;
             for guard in self.guards().iter().filter(|guard| guard.is_waiting()) {
                 if guard.start().await.is_ok() {
                     tracing::info!("{}: protected now", guard.entry().name());
+                }
+            }
+            for guard in self.guards() {
+                let id = guard.status().database.map(|database| database.id).unwrap_or_default();
+                if !id.is_empty() && !settled.contains(&id) && settle_path(&guard, &id).await {
+                    settled.push(id);
                 }
             }
         }
@@ -262,6 +270,35 @@ impl Daemon {
             }
         }
         Err(reader::no_such_database(called))
+    }
+}
+
+/// A database that the repository knows by its path goes on under the name it has there, unless there is local state
+/// under the name asked for: one file has one history.
+async fn known_as(home: &Home, entry: DatabaseEntry) -> Result<DatabaseEntry, Failure> {
+    if home.state_of(&entry.name()).exists() {
+        return Ok(entry);
+    }
+    let known = home.records.find(&entry.path.to_string_lossy()).await?;
+    let name = known.map(|record| record.name).or(entry.name);
+    Ok(DatabaseEntry { name, ..entry })
+}
+
+/// A database that was moved together with its state is found under its new path from now on. Whether that is settled.
+async fn settle_path(guard: &Guard, id: &str) -> bool {
+    let records = &guard.home.records;
+    let path = guard.entry().path.to_string_lossy().into_owned();
+    match records.find(id).await {
+        Ok(Some(record)) if record.source == path => true,
+        Ok(Some(record)) => {
+            let moved = records.moved(record, path.clone()).await;
+            match &moved {
+                Ok(record) => tracing::info!("{}: its path is now {path}", record.name),
+                Err(failure) => tracing::warn!("{}", failure.message()),
+            }
+            moved.is_ok()
+        }
+        Ok(None) | Err(_) => false,
     }
 }
 

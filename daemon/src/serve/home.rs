@@ -59,11 +59,15 @@ impl Home {
         put.map_err(|error| Failure::of(&error).while_("cannot put a covered-through mark"))
     }
 
+    /// The folder for the engine's state of a database.
+    pub(crate) fn state_of(&self, name: &str) -> PathBuf {
+        self.place.state.path().join(folder_name(name, &self.records.repository.id().to_string()))
+    }
+
     /// How the engine shall protect a database here.
     pub(crate) fn options_for(&self, entry: &DatabaseEntry, flush: &Flush) -> ProtectOptions {
         let name = entry.name();
-        let state =
-            self.place.state.path().join(folder_name(&name, &self.records.repository.id().to_string()));
+        let state = self.state_of(&name);
         let mut options =
             ProtectOptions::new(entry.path.clone(), name, state, self.host, self.host_name.clone());
         options.class.clone_from(&entry.class);

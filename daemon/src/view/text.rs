@@ -220,8 +220,8 @@ pub(crate) fn databases(list: &[DatabaseView]) -> String {
         text.push_str("no databases\n");
     }
     for db in list {
-        let state = if db.protected { "protected" } else { "history only" };
-        let _ = writeln!(text, "{:<width$}  {}  {:<10}  {state:<12}  {}", db.name, db.id, db.class, db.path);
+        let state = if db.protected { "protected" } else { "not protected" };
+        let _ = writeln!(text, "{:<width$}  {}  {:<10}  {state:<13}  {}", db.name, db.id, db.class, db.path);
     }
     text
 }

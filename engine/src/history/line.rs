@@ -35,7 +35,11 @@ impl Piece {
     pub(crate) fn first_point(&self, timeline: TimelineId) -> Option<Point> {
         let tx = self.rebuilds_from?;
         let at = |tx, time| Some(Point { position: Position::new(timeline, tx), time });
-        if tx == self.key.range.last() { at(tx, self.key.to) } else { at(tx, self.begins()) }
+        if tx == self.key.range.first() && tx != self.key.range.last() {
+            at(tx, self.begins())
+        } else {
+            at(self.key.range.last(), self.key.to)
+        }
     }
 
     /// Its last restore point, if that can be rebuilt.
@@ -144,12 +148,12 @@ impl Line {
             } else {
                 reachable && touches || based_before
             };
-            // Frames span transactions, so a segment is replayed from its beginning: a base in the middle of one
-            // gives its own state only.
             piece.rebuilds_from = if reachable {
                 Some(piece.first)
             } else {
-                Some(last).filter(|last| has_base(history, self.id, *last))
+                let own =
+                    history.own_bases(self.id, piece.first, last).next().map(|base| base.key.position.tx);
+                own.or(Some(last).filter(|last| has_base(history, self.id, *last)))
             };
             reachable = piece.rebuilds_from.is_some();
             previous = Some(last);

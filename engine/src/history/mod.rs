@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
-use crate::ids::{DatabaseId, HostId, Position, TimelineId};
+use crate::ids::{DatabaseId, HostId, Position, TimelineId, TxId};
 use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
 
@@ -283,6 +283,22 @@ impl History {
     /// The bases that hold exactly this state.
     pub(crate) fn bases_at(&self, position: Position) -> &[BaseEntry] {
         self.bases.get(&position).map_or(&[], Vec::as_slice)
+    }
+
+    /// The bases that a timeline's own writer made of its transactions from `first` through `last`, oldest first.
+    ///
+    /// The writer ends a part of its log at each of them, so a replay can begin there even amid a segment. At a base
+    /// that a child made of its fork point it cannot: that may lie amid a part.
+    pub(crate) fn own_bases(
+        &self,
+        timeline: TimelineId,
+        first: TxId,
+        last: TxId,
+    ) -> impl DoubleEndedIterator<Item = BaseEntry> + '_ {
+        let positions = Position::new(timeline, first)..=Position::new(timeline, last);
+        let entries = if first <= last { Some(self.bases.range(positions)) } else { None };
+        let entries = entries.into_iter().flatten().flat_map(|(_, entries)| entries);
+        entries.copied().filter(move |base| base.key.position.timeline == timeline)
     }
 
     /// The claim of a timeline.

@@ -45,8 +45,8 @@ pub(crate) enum Event {
     Mark(u8),
     /// The source is found some commits back, and a new timeline begins there.
     Fork(u8, u8),
-    /// The last few segments are also there as one wide one.
-    Repack(u8),
+    /// The last few segments are there as one wide one, and the narrow ones maybe not any more.
+    Repack(u8, bool),
 }
 
 pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -59,7 +59,7 @@ pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(Event::Base),
         2 => (0u8..5).prop_map(Event::Mark),
         1 => (0u8..6, 0u8..6).prop_map(|(a, b)| Event::Fork(a, b)),
-        1 => (2u8..5).prop_map(Event::Repack),
+        1 => (2u8..5, any::<bool>()).prop_map(|(count, keep)| Event::Repack(count, keep)),
     ];
     proptest::collection::vec(event, 0..40)
 }
@@ -189,7 +189,7 @@ impl World {
                 }
             }
             Event::Fork(back, wait) => self.fork(back, wait),
-            Event::Repack(count) => self.repack(count),
+            Event::Repack(count, keep) => self.repack(count, keep),
         }
     }
 
@@ -246,7 +246,7 @@ impl World {
         self.claim();
     }
 
-    fn repack(&mut self, count: u8) {
+    fn repack(&mut self, count: u8, keep: bool) {
         let timeline = self.line().id;
         let narrow = self.findings.segments.iter().rev().filter(|entry| entry.key.timeline == timeline);
         let narrow: Vec<SegmentKey> = narrow.take(usize::from(count)).map(|entry| entry.key).collect();
@@ -255,12 +255,9 @@ impl World {
         if flagged || first.flags.opens_window() || first.range.last() >= last.range.last() {
             return;
         }
-        // A base lies between segments, never within one.
         let range = TxRange::new(first.range.first(), last.range.last()).unwrap();
-        let own = |base: &&BaseEntry| base.key.position.timeline == timeline;
-        let within =
-            |base: &BaseEntry| range.first() <= base.key.position.tx && base.key.position.tx < range.last();
-        if self.findings.bases.iter().filter(own).any(within) {
+        // Otherwise names alone do not tell from when on its states can be rebuilt.
+        if !self.rebuilds(Position::new(timeline, range.first())) {
             return;
         }
         let others = self.findings.segments.iter().filter(|entry| entry.key.timeline == timeline);
@@ -271,6 +268,10 @@ impl World {
             return;
         }
         let key = SegmentKey { range, to: last.to, digest: Digest::from_bytes([4; 32]), ..*first };
+        if !keep {
+            let inside = |key: &SegmentKey| key.timeline == timeline && nested(range, key.range);
+            self.findings.segments.retain(|entry| !inside(&entry.key));
+        }
         self.findings.segments.push(SegmentEntry { key, size: 100 });
     }
 

@@ -2,7 +2,7 @@
 //!
 //! 1. [`locate`] finds the point from names alone, or says whose segment's transactions decide ([`Located::Within`]);
 //!    then [`pick`] decides. Either refuses with the nearest points, never guesses.
-//! 2. [`route`] finds the newest base before it and the segments from there on.
+//! 2. [`route()`] finds the newest base before it and the segments from there on.
 //! 3. [`RestorePlan::new`] adds what the base's manifest and the target's record say. The plan is the one value that
 //!    a dry run prints, progress counts against, a restore executes and tests look at.
 

@@ -10,8 +10,8 @@ use crate::plan::{NoSuchPoint, PlanError, Target};
 pub struct Route {
     /// The image to begin with.
     pub base: BaseEntry,
-    /// The log to replay on it, in order, each from its beginning. It is replayed up to where the next one begins:
-    /// a timeline may have left its parent in the middle of a segment.
+    /// The log to replay on it, in order. The first may begin with parts that the base already holds. Each is replayed
+    /// up to where the next one begins: a timeline may have left its parent in the middle of a segment.
     pub segments: Vec<SegmentEntry>,
     /// Transactions to replay.
     pub transactions: u64,
@@ -34,6 +34,10 @@ pub fn route(history: &History, position: Position) -> Result<Route, PlanError> 
         }
         let Some(piece) = history.line(at.timeline).and_then(|line| line.piece_of(at.tx)) else { break None };
         backwards.push(SegmentEntry { key: piece.key, size: piece.size });
+        let before = at.tx.previous().unwrap_or(at.tx);
+        if let Some(base) = history.own_bases(at.timeline, piece.first, before).next_back() {
+            break Some(base);
+        }
         if piece.key.flags.needs_base {
             // Its first transaction changes no page: it can be replayed on the base that holds it.
             let first = Position::new(at.timeline, piece.key.range.first());

@@ -38,6 +38,8 @@ pub(crate) struct BaseJob {
     /// The base before, whose chunks are referenced where they are the same.
     pub(crate) previous: Option<Arc<Manifest>>,
     pub(crate) board: Board,
+    /// See [`Board::base_epoch`].
+    pub(crate) epoch: u64,
     /// Where packs wait for a slow store.
     pub(crate) scratch: PathBuf,
 }
@@ -52,7 +54,7 @@ impl BaseJob {
     pub(crate) async fn run(self) -> Result<Arc<Manifest>, ProtectError> {
         let (database, point, repository, board) =
             (self.database, self.point, self.repository.clone(), self.board.clone());
-        let scratch = self.scratch.clone();
+        let (scratch, epoch) = (self.scratch.clone(), self.epoch);
         let (near, mut packs) = mpsc::unbounded_channel();
         let in_memory = Arc::new(tokio::sync::Semaphore::new(PACKS_IN_MEMORY));
         let slots = Arc::clone(&in_memory);
@@ -90,6 +92,7 @@ impl BaseJob {
             (status.base.pages_done, status.base.pages_total) = (None, None);
             status.stored_bytes_total += bytes.len() as u64;
         });
+        board.base_made(epoch);
         Ok(manifest)
     }
 

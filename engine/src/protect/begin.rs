@@ -21,7 +21,7 @@ use crate::protect::ProtectOptions;
 use crate::protect::base;
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
-use crate::protect::journal::{Journal, Mark};
+use crate::protect::journal::{Journal, Mark, Recovered};
 use crate::protect::outbox::Part;
 use crate::protect::spool::{Spool, SpooledPart};
 use crate::protect::table::PageTable;
@@ -84,10 +84,21 @@ pub(crate) async fn begin(
     let tip = if ours { contiguous_tip(repository, &oldest).await? } else { None };
     let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
     let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
-    let end = spooled.last().map(|part| part.range.last()).or(tip);
-    if ours && end.is_none() && oldest.tx.is_none() {
-        // Claimed, and nothing recorded yet: the timeline is as good as new.
-        return Ok(Beginning::of_nothing(oldest));
+    let mut end = spooled.last().map(|part| part.range.last()).or(tip);
+    let reached =
+        recovered.iter().flat_map(Recovered::marks).filter(|mark| mark.tx <= end).last().unwrap_or(&oldest);
+    let based = base_of(repository, reached).await?;
+    let mut spooled = spooled;
+    if based.is_none() && reached.needs_base > tip {
+        // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
+        spooled.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
+        spooled.clear();
+        end = tip;
+    }
+    if ours && end.is_none() {
+        let chain = chain_start(oldest.database, oldest.timeline);
+        let mark = Mark { tx: None, stored: None, needs_base: None, chain, ..oldest };
+        return Ok(Beginning::of_nothing(mark));
     }
     let resumed = recovered.zip(end).filter(|_| ours).and_then(|(found, end)| found.at(end, never_stored));
     let Some((mark, table)) = resumed else {
@@ -95,7 +106,7 @@ pub(crate) async fn begin(
         return fork_at_tip(repository, options, oldest.database, why).await;
     };
     let spooled = spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>().map_err(state_error)?;
-    let (has_base, base_bytes) = base_of(repository, &mark).await?;
+    let (has_base, base_bytes) = (based.is_some(), based.unwrap_or(0));
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
     Ok(Beginning { mark, table: Some(table), state, stored, spooled, has_base, base_bytes, note: None })
@@ -232,15 +243,15 @@ fn read_part(part: SpooledPart) -> std::io::Result<Part> {
     })
 }
 
-async fn base_of(repository: &Repository, mark: &Mark) -> Result<(bool, u64), ProtectError> {
+/// The stored bytes of the newest base from which the states up to `mark` can be rebuilt, if there is one.
+async fn base_of(repository: &Repository, mark: &Mark) -> Result<Option<u64>, ProtectError> {
     let bases = repository.bases(mark.database).await?;
     let serves =
         |key: &BaseKey| key.position.timeline <= mark.timeline && Some(key.position.tx) >= mark.needs_base;
     let newest = bases.iter().filter(|(key, _)| serves(key)).max_by_key(|(key, _)| key.position);
-    let Some((key, _)) = newest else { return Ok((false, 0)) };
+    let Some((key, _)) = newest else { return Ok(None) };
     let manifest = Manifest::decode(&repository.get_base(key).await?)?;
-    let stored = base::stored_bytes(&manifest);
-    Ok((true, stored))
+    Ok(Some(base::stored_bytes(&manifest)))
 }
 
 /// A new timeline that begins at the last state of the newest one.
@@ -268,7 +279,8 @@ async fn fork_at_tip(
             ..mark
         };
     }
-    let (has_base, base_bytes) = base_of(repository, &mark).await?;
+    let based = base_of(repository, &mark).await?;
+    let (has_base, base_bytes) = (based.is_some(), based.unwrap_or(0));
     let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
     let state = tip.as_ref().map(|tip| tip.last.state);
     let stored = tip.map(|tip| (tip.position.tx, tip.last.time));

@@ -1,6 +1,6 @@
 //! The capture thread of one database: waits for commits, records them, lets the source's log be reused, ships.
 //!
-//! One run goes from a beginning (see [`begin`](super::begin)) to a stop or to something that breaks the thread: an
+//! One run goes from a beginning (see [`begin`]) to a stop or to something that breaks the thread: an
 //! error of the source, another file under the same name, a full spool. Then everything that is captured is made
 //! safe, and the next run begins as after a restart: there is one way back, and it is the tested one.
 
@@ -12,19 +12,20 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::base::Manifest;
-use crate::capture::sink::{Commit, Image, PreviousPage, Sink};
+use crate::capture::sink::{Commit, Image, Sink};
 use crate::capture::sqlite::{Attach, CaptureError, SourceEvent, SqliteSource};
 use crate::capture::watch::Waker;
 use crate::error::Explain;
 use crate::history::Point;
-use crate::ids::Position;
+use crate::ids::{Position, TxId};
 use crate::page::{PageHash, PageNo};
 use crate::protect::ProtectOptions;
 use crate::protect::base::{self, BaseJob};
 use crate::protect::begin::{self, Beginning};
 use crate::protect::error::ProtectError;
-use crate::protect::journal::Journal;
-use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue};
+use crate::protect::found::{self, Found, Record};
+use crate::protect::journal::{Journal, Mark};
+use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
 use crate::protect::recorder::Recorder;
 use crate::protect::ship::{Shipper, chain};
 use crate::protect::spool::Spool;
@@ -158,7 +159,7 @@ impl Run {
     fn begin(
         driver: &mut Driver,
         mut source: SqliteSource,
-        mut beginning: Beginning,
+        beginning: Beginning,
     ) -> Result<Self, ProtectError> {
         let options = &driver.options;
         let alive_before = read_alive(options).max(beginning.mark.time);
@@ -167,118 +168,28 @@ impl Run {
         }
         if beginning.has_base {
             driver.board.base_ready();
+        } else {
+            driver.board.base_missing();
         }
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
         driver.board.update(|status| status.database = Some(beginning.mark.database));
-        let state = |source| ProtectError::State { folder: options.state.clone(), source };
-        let (mut mark, mut table, mut image) = (beginning.mark.clone(), beginning.table, None);
-        let mut record = Record::Nothing;
-        if let Attach::Unknown { reason, behind } = &attach {
-            let mut found = source.image(&mut Ignore)?;
-            let scanned = scan(&mut *found).map_err(state)?;
-            if *behind && beginning.state != Some(scanned.state()) {
-                if !beginning.spooled.is_empty() {
-                    // What only the spool has belongs to the timeline that is left; fork from what is stored.
-                    let left = beginning.spooled.len();
-                    driver
-                        .board
-                        .note(format!("{left} parts of timeline {} stay in the spool", mark.timeline));
-                    beginning.spooled.clear();
-                    table = None;
-                    (mark.tx, mark.time) =
-                        beginning.stored.map_or((None, mark.time), |(tx, time)| (Some(tx), time));
-                }
-                let (forked, exact) = driver.runtime.block_on(begin::fork_behind(
-                    &driver.repository,
-                    options,
-                    &mark,
-                    scanned.state(),
-                ))?;
-                driver.board.note(format!(
-                    "the repository was ahead of the source ({reason}): timeline {} was begun",
-                    forked.timeline
-                ));
-                mark = forked;
-                record = if exact { Record::Nothing } else { Record::Difference };
-            } else if beginning.state == Some(scanned.state()) {
-                tracing::info!(reason, "the source's log does not go on, its state does: nothing was missed");
-            } else {
-                tracing::info!(reason, "the state of the source is taken anew");
-                record = Record::Difference;
-            }
-            if matches!(record, Record::Difference) && table.is_none() && beginning.state.is_some() {
-                let at = mark.tx.map(|tx| Position::new(mark.timeline, tx));
-                table = at.and_then(|at| {
-                    driver.runtime.block_on(begin::rebuilt_table(
-                        &driver.repository,
-                        options,
-                        mark.database,
-                        at,
-                    ))
-                });
-            }
-            let comparable = table.as_ref().is_some_and(|table| table.page_size() == scanned.page_size());
-            if matches!(record, Record::Difference) && !comparable {
-                record = Record::Image;
-            }
-            match record {
-                Record::Nothing => table = Some(scanned),
-                Record::Image => table = Some(scanned),
-                Record::Difference => {}
-            }
-            mark.resume = source.resume();
-            image = Some(found);
-        }
-        let Some(table) = table else { return Err(ProtectError::TaskDied { what: "page table".into() }) };
-        (mark.page_size, mark.image_pages) = (table.page_size(), table.pages());
-        let spool = Spool::open(&options.state, mark.timeline).map_err(state)?;
-        base::sweep(&options.state).map_err(state)?;
-        let queue = OutboxQueue::new(driver.board.clone());
-        let limits = OutboxLimits { memory: options.memory_queue_bytes, spool: options.spool_bytes };
-        let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
-        for part in beginning.spooled {
-            let alone = part.flags.any();
-            if alone {
-                outbox.ship();
-            }
-            outbox.push(part);
-            if alone {
-                outbox.ship();
-            }
-        }
-        outbox.ship();
-        let journal = Journal::start(&options.state, &mark, &table).map_err(state)?;
-        let shipper = Shipper {
-            repository: driver.repository.clone(),
-            database: mark.database,
-            timeline: mark.timeline,
-            queue: queue.clone(),
-            board: driver.board.clone(),
-            scratch: options.state.join("spool").join(mark.timeline.key_text()),
-        };
-        let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
-        let stored = beginning.stored.map(|(tx, time)| point(tx, time));
-        driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored);
-        let shipping = driver.runtime.spawn(shipper.run());
-        let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone());
-        if driver.manifest.is_none()
-            && let Some(point) = recorder.point()
-        {
-            let newest = base::newest_manifest(&driver.repository, recorder.database(), point.position);
-            driver.manifest = driver.runtime.block_on(newest);
-        }
+        let has_history = beginning.state.is_some();
+        let (has_base, base_bytes, stored) = (beginning.has_base, beginning.base_bytes, beginning.stored);
+        let Found { mark, table, record, image, spooled } =
+            found::find(driver, &mut source, beginning, &attach)?;
+        let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored)?;
         let mut run = Self {
             source,
             recorder,
             queue,
             shipping,
             base_under_way: false,
-            base_wanted: !beginning.has_base,
-            base_bytes: beginning.base_bytes,
+            base_wanted: !has_base,
+            base_bytes,
             alive_noted: None,
             alive_before,
         };
-        run.record_found(driver, record, image, beginning.state.is_some())?;
+        run.record_found(driver, record, image, has_history)?;
         if matches!(attach, Attach::Continue) {
             run.recorder.expect_uncertain(alive_before)?;
             run.source.poll(&mut run.recorder)?;
@@ -310,6 +221,10 @@ impl Run {
                 )?;
                 self.base_wanted = true;
             }
+        }
+        if self.base_wanted {
+            // Its transaction must not be lost while its base is made, or the base would belong to nothing.
+            self.recorder.secure()?;
         }
         self.recorder.ship(Instant::now())?;
         if self.base_wanted {
@@ -361,6 +276,7 @@ impl Run {
             image,
             previous: driver.manifest.clone(),
             board: driver.board.clone(),
+            epoch: driver.board.base_epoch(),
             scratch: driver.options.state.clone(),
         };
         let (sender, waker) = (driver.sender.clone(), driver.waker.clone());
@@ -452,7 +368,6 @@ impl Run {
                     self.base_under_way = false;
                     self.base_bytes = base::stored_bytes(&manifest);
                     driver.manifest = Some(manifest);
-                    driver.board.base_ready();
                 }
                 Ok(Command::BaseDone(Err(error))) => {
                     // The captured state and the source do not agree: compare all pages as after a gap.
@@ -499,7 +414,6 @@ impl Run {
             Ok(Command::Stop) => Some(Ended::Stopped),
             Ok(Command::BaseDone(Ok(manifest))) => {
                 driver.manifest = Some(manifest);
-                driver.board.base_ready();
                 None
             }
             _ => None,
@@ -507,44 +421,49 @@ impl Run {
     }
 }
 
-/// What of the found state has to be recorded.
-#[derive(Clone, Copy, Debug)]
-enum Record {
-    /// It is the state the log ends with.
-    Nothing,
-    /// The pages that differ.
-    Difference,
-    /// A base, made now.
-    Image,
-}
-
-/// Takes no transaction: while the source's state is looked up anew, the image is what counts.
-struct Ignore;
-
-impl Sink for Ignore {
-    type Error = std::convert::Infallible;
-    fn page(&mut self, _: PageNo, _: &[u8], _: PreviousPage<'_>) -> Result<(), Self::Error> {
-        Ok(())
+/// Makes everything between the source and the store, and sends what the spool held on its way.
+fn set_up(
+    driver: &mut Driver,
+    mark: Mark,
+    table: PageTable,
+    spooled: Vec<Part>,
+    stored: Option<(TxId, Timestamp)>,
+) -> Result<(Recorder, OutboxQueue, tokio::task::JoinHandle<()>), ProtectError> {
+    let options = &driver.options;
+    let state = |source| ProtectError::State { folder: options.state.clone(), source };
+    let spool = Spool::open(&options.state, mark.timeline).map_err(state)?;
+    base::sweep(&options.state).map_err(state)?;
+    let queue = OutboxQueue::new(driver.board.clone());
+    let limits = OutboxLimits { memory: options.memory_queue_bytes, spool: options.spool_bytes };
+    let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
+    for part in spooled {
+        if part.flags.any() {
+            outbox.ship();
+        }
+        let alone = part.flags.any();
+        outbox.push(part);
+        if alone {
+            outbox.ship();
+        }
     }
-    fn commit(&mut self, _: Commit) -> Result<(), Self::Error> {
-        Ok(())
+    outbox.ship();
+    let journal = Journal::start(&options.state, &mark, &table).map_err(state)?;
+    let shipper = Shipper {
+        repository: driver.repository.clone(),
+        database: mark.database,
+        timeline: mark.timeline,
+        queue: queue.clone(),
+        board: driver.board.clone(),
+        scratch: options.state.join("spool").join(mark.timeline.key_text()),
+    };
+    let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
+    driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored.map(|(tx, time)| point(tx, time)));
+    let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone());
+    if let (None, Some(point)) = (&driver.manifest, recorder.point()) {
+        let newest = base::newest_manifest(&driver.repository, recorder.database(), point.position);
+        driver.manifest = driver.runtime.block_on(newest);
     }
-    fn rollback(&mut self) {}
-    fn secure(&mut self) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
-
-/// The page table of an image. Reading is the whole cost: 0.1-0.3 s per GiB from the page cache.
-fn scan(image: &mut dyn Image) -> std::io::Result<PageTable> {
-    let page_size = image.page_size();
-    let mut hashes = Vec::with_capacity(image.page_count() as usize);
-    let mut buffer = vec![0; page_size.bytes()];
-    for page in (1..=image.page_count()).filter_map(PageNo::new) {
-        let stored = image.read(page, &mut buffer)?;
-        hashes.push(stored.map_or(0, |()| PageHash::of(page, &buffer).get()));
-    }
-    Ok(PageTable::from_hashes(page_size, begin::never_stored(page_size), hashes))
+    Ok((recorder, queue, driver.runtime.spawn(shipper.run())))
 }
 
 fn read_alive(options: &ProtectOptions) -> Timestamp {

@@ -13,6 +13,7 @@ mod base;
 mod begin;
 mod driver;
 mod error;
+mod found;
 mod frames;
 mod journal;
 mod outbox;

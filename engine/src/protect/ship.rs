@@ -70,6 +70,7 @@ impl Shipper {
 
     /// Puts one group until it is durable.
     async fn put(&self, shipment: Shipment) -> Stored {
+        self.board.until_based().await;
         let mut pause = PAUSE_MIN;
         loop {
             match self.try_put(&shipment).await {

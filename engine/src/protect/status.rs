@@ -78,6 +78,8 @@ struct Shared {
     unprotected_since: Option<Timestamp>,
     /// Without a base the log restores nothing, so nothing in it is called durable.
     has_base: bool,
+    /// Counts how often a new base became necessary: a base begun before that does not serve.
+    base_epoch: u64,
     stored: Option<Point>,
     source_trouble: Option<String>,
     store_trouble: Option<String>,
@@ -89,6 +91,8 @@ struct Shared {
 pub(crate) struct Board {
     shared: Arc<Mutex<Shared>>,
     durable: Arc<watch::Sender<Option<Position>>>,
+    /// Whether there is a base to replay the log on.
+    based: Arc<watch::Sender<bool>>,
 }
 
 impl Board {
@@ -115,12 +119,17 @@ impl Board {
             status,
             unprotected_since: None,
             has_base: false,
+            base_epoch: 0,
             stored: None,
             source_trouble: None,
             store_trouble: None,
             notes: Vec::new(),
         };
-        Self { shared: Arc::new(Mutex::new(shared)), durable: Arc::new(watch::Sender::new(None)) }
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            durable: Arc::new(watch::Sender::new(None)),
+            based: Arc::new(watch::Sender::new(false)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -184,6 +193,7 @@ impl Board {
         shared.has_base = true;
         let stored = shared.stored;
         drop(shared);
+        self.based.send_replace(true);
         if let Some(point) = stored {
             self.stored(point, None);
         }
@@ -191,7 +201,29 @@ impl Board {
 
     /// From here on a new base is needed before anything is durable.
     pub(crate) fn base_missing(&self) {
-        self.lock().has_base = false;
+        let mut shared = self.lock();
+        shared.has_base = false;
+        shared.base_epoch += 1;
+        drop(shared);
+        self.based.send_replace(false);
+    }
+
+    /// To be given to [`Board::base_made`] when a base that is begun now is complete.
+    pub(crate) fn base_epoch(&self) -> u64 {
+        self.lock().base_epoch
+    }
+
+    /// A base begun in this epoch is complete.
+    pub(crate) fn base_made(&self, epoch: u64) {
+        if self.base_epoch() == epoch {
+            self.base_ready();
+        }
+    }
+
+    /// Waits until there is a base. The log is never stored before what it is replayed on.
+    pub(crate) async fn until_based(&self) {
+        // The sender lives as long as this does.
+        let _ = self.based.subscribe().wait_for(|based| *based).await;
     }
 
     /// The source cannot be captured now, or can again.

@@ -285,6 +285,7 @@ pub(super) fn unwrap(with: &Secret, bound: &[u8], wrapped: &[u8]) -> Option<Secr
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test that slices wrongly fails")]
 mod tests {
     use proptest::prelude::*;
 

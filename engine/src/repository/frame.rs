@@ -83,6 +83,7 @@ pub(super) fn decode<R: Record>(key: &str, frame: &[u8]) -> Result<R, Repository
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test that slices wrongly fails")]
 mod tests {
     use everwhen_proto::store::{DatabaseRecord, Marker};
     use proptest::prelude::*;

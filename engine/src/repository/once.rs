@@ -51,7 +51,7 @@ impl Repository {
         self.conditions_hold(&keys::probe_key(host)).await
     }
 
-    async fn conditions_hold(&self, probe: &str) -> Result<bool, RepositoryError> {
+    pub(super) async fn conditions_hold(&self, probe: &str) -> Result<bool, RepositoryError> {
         let holds = self.inner.conditions.get_or_try_init(|| async {
             let store = self.store();
             if let Some(known) = store.keeps_conditions() {

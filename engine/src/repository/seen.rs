@@ -71,7 +71,10 @@ impl Repository {
     pub async fn seen(&self, now: Timestamp) -> Result<HashMap<DatabaseId, SeenEntry>, RepositoryError> {
         let mut seen: HashMap<DatabaseId, SeenEntry> = HashMap::new();
         for folder in self.store().list_folders(keys::HOSTS).await? {
-            let Ok(host) = folder.parse::<HostId>() else { continue };
+            // Host 0 is nobody: it stands for processes that only probe.
+            let Some(host) = folder.parse().ok().filter(|host| *host != HostId::from_bytes([0; 8])) else {
+                continue;
+            };
             for (database, entry) in self.newest_mark(host, now).await? {
                 let best = seen.entry(database).or_insert(entry);
                 if entry.through > best.through {
@@ -101,7 +104,7 @@ impl Repository {
                 Ok(mark) => return Ok(mark),
                 Err(RepositoryError::Store(error)) if !error.is_missing() => return Err(error.into()),
                 Err(error) => {
-                    tracing::warn!(%error, "a covered-through mark cannot be read; the one before it counts")
+                    tracing::warn!(%error, "a covered-through mark cannot be read; the one before it counts");
                 }
             }
         }

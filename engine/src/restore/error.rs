@@ -9,6 +9,8 @@ use crate::ids::Position;
 use crate::page::StateChecksum;
 use crate::plan::PlanError;
 use crate::restore::ReadError;
+use crate::segment::SegmentError;
+use crate::store::keys::SegmentKey;
 
 /// A restore that failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,15 @@ pub enum RestoreError {
         expected: StateChecksum,
         /// Of the result.
         found: StateChecksum,
+    },
+    /// The log does not go on where the base ends: one of them is not what its name says.
+    #[error("segment {segment} does not go on from the base")]
+    NotJoined {
+        /// The segment.
+        segment: Box<SegmentKey>,
+        /// Where it would go on.
+        #[source]
+        source: Box<SegmentError>,
     },
     /// The result could not be written or read back.
     #[error("{action} {path}", path = path.display())]
@@ -137,7 +148,7 @@ impl Explain for RestoreError {
             Self::Plan(error) => error.kind(),
             Self::Read(error) => error.kind(),
             Self::Target(error) => error.kind(),
-            Self::NotProven { .. } => ErrorKind::Damaged,
+            Self::NotProven { .. } | Self::NotJoined { .. } => ErrorKind::Damaged,
             Self::Io { .. } | Self::Cancelled | Self::Stopped => ErrorKind::Failed,
         }
     }
@@ -147,7 +158,7 @@ impl Explain for RestoreError {
             Self::Plan(error) => error.advice(),
             Self::Read(error) => error.advice(),
             Self::Target(error) => error.advice(),
-            Self::NotProven { .. } => Some(
+            Self::NotProven { .. } | Self::NotJoined { .. } => Some(
                 "nothing was handed over; `everwhen verify --deep` finds the first wrong state".to_owned(),
             ),
             Self::Io { .. } => Some("nothing was left behind; see whether the disk is sound".to_owned()),

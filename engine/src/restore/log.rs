@@ -172,6 +172,9 @@ fn explain(failure: Failure, key: &SegmentKey, path: &Path, cancel: &Cancel) -> 
             Ok(error) => error,
             Err(source) => io_error("read a segment for", path, source),
         },
+        Failure::Segment(error @ SegmentError::NotAdjacent { .. }) => {
+            RestoreError::NotJoined { segment: Box::new(*key), source: Box::new(error) }
+        }
         Failure::Segment(error) => ReadError::damaged(key, &error).into(),
     }
 }
@@ -210,6 +213,13 @@ impl Replay {
             let prologue = Prologue::parse(&prologue)?;
             self.check_header(key, &prologue.header, first)?;
             first = false;
+            let end = Position::new(key.timeline, prologue.header.range.last());
+            self.last = Some((end, prologue.header.chain_after));
+            if end.tx <= self.at && !prologue.header.flags.needs_base {
+                // The base holds it already.
+                stream.take(prologue.header.frames_len).map_err(Failure::Read)?;
+                continue;
+            }
             let mut offset = 0;
             let mut fetch = |frame: &FrameEntry| {
                 // Frames come in order; those that are not asked for are passed over.
@@ -220,8 +230,6 @@ impl Replay {
             };
             self.at = self.replayer.replay(&prologue, &mut fetch, self.at, until, image)?;
             stream.take(prologue.header.frames_len - offset).map_err(Failure::Read)?;
-            let end = Position::new(key.timeline, prologue.header.range.last());
-            self.last = Some((end, prologue.header.chain_after));
         }
         if self.at < until {
             return Err(Failure::Says(format!("it ends with transaction {}, expected {until}", self.at)));

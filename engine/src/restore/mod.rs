@@ -151,7 +151,9 @@ pub async fn restore<O: Objects>(
             }
             Err(error) => {
                 // A wrong result of sound objects: what is not under a checksum of its own is the base as a whole.
-                let suspect = base.filter(|_| matches!(error, RestoreError::NotProven { .. }));
+                let suspicious =
+                    matches!(error, RestoreError::NotProven { .. } | RestoreError::NotJoined { .. });
+                let suspect = base.filter(|_| suspicious);
                 let object = error.lost_object().map(str::to_owned).or(suspect);
                 let Some(object) = object.filter(|object| lost.insert(object.clone())) else {
                     return Err(first_error.unwrap_or(error));

@@ -317,6 +317,16 @@ impl World {
         self.findings.seen.push(Seen { position: self.position(), time: at(self.now) });
     }
 
+    /// Joins the last `count` segments to a wide one, which takes their place.
+    pub(crate) fn group(&mut self, count: usize) {
+        self.repack(count);
+        let wide = self.findings.segments.pop().unwrap();
+        for narrow in self.findings.segments.split_off(self.findings.segments.len() - count) {
+            self.objects.remove(&narrow.key.to_string());
+        }
+        self.findings.segments.push(wide);
+    }
+
     /// Joins the last `count` segments to a wide one, which is put beside them.
     pub(crate) fn repack(&mut self, count: usize) {
         self.cut();

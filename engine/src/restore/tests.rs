@@ -51,6 +51,7 @@ fn varied(page_size: u32) -> World {
             3 | 4 | 9 | 15 | 16 | 18 | 26 | 33 => world.cut(),
             12 | 22 => world.base(),
             19 => world.repack(2),
+            13 => world.group(2),
             29 => world.fork(2),
             _ => {}
         }
@@ -396,4 +397,21 @@ fn a_page_that_is_never_stored_is_in_no_checksum() {
     let plan = run(plan(&world.objects, &world.history(), Target::Latest, at(world.now))).unwrap();
     run(apply(&world.objects, &plan, &folder.path().join("one"), &options, quiet(), &Cancel::new())).unwrap();
     assert!(ASKED.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_base_amid_a_part_of_the_log_is_gone_around() {
+    let mut world = World::new(PageSize::MIN, 10);
+    world.commit(10, &[(2, 77)]);
+    let state = world.images[&world.position()].0.state;
+    world.base_of(state);
+    let amid = world.position();
+    world.commit(10, &[(3, 78)]);
+    world.cut();
+    let folder = TempDir::new().unwrap();
+    let report = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap();
+    assert_eq!(report.avoided, [world.findings.bases[1].key.to_string()]);
+    assert!(std::fs::read(folder.path().join("one")).unwrap() == world.images[&world.position()].1);
+    let report = restore_to(&world, Target::Position(amid), &folder.path().join("two")).unwrap();
+    assert_eq!(report.avoided, [""; 0]);
 }

@@ -229,3 +229,21 @@ impl Explain for StoreError {
         Some(text.to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_folder_are_told_apart() {
+        let sort = |kind: io::ErrorKind, action| StoreError::from_io("file:///x", action, "k", &kind.into());
+        assert!(matches!(sort(io::ErrorKind::StorageFull, "write"), StoreError::Full { .. }));
+        assert!(matches!(sort(io::ErrorKind::ReadOnlyFilesystem, "write"), StoreError::ReadOnly { .. }));
+        assert!(matches!(sort(io::ErrorKind::PermissionDenied, "write"), StoreError::ReadOnly { .. }));
+        assert!(matches!(sort(io::ErrorKind::PermissionDenied, "read"), StoreError::Denied { .. }));
+        assert!(matches!(sort(io::ErrorKind::NotFound, "read"), StoreError::Missing { .. }));
+        assert!(matches!(sort(io::ErrorKind::NotFound, "write"), StoreError::Failed { .. }));
+        assert!(sort(io::ErrorKind::StorageFull, "write").is_passing());
+        assert!(!sort(io::ErrorKind::PermissionDenied, "write").is_passing());
+    }
+}

@@ -27,6 +27,10 @@ const SLOWEST: u64 = 64 * 1024;
 /// Bodies above this are sent in parts of this size. S3 allows 10 000 parts: 156 GiB.
 const PART: u64 = 16 * 1024 * 1024;
 
+/// How questions to a metadata service show in errors.
+const METADATA: [&str; 4] =
+    ["169.254.169.254", "/latest/api/token", "/latest/meta-data", "metadata.google.internal"];
+
 /// A store behind `object_store`, below a prefix.
 #[derive(Debug)]
 pub(crate) struct RemoteStore {
@@ -99,7 +103,8 @@ impl RemoteStore {
                 StoreError::NoCredentials { store, source }
             }
             Error::PermissionDenied { .. } => StoreError::Denied { store, action, key, source },
-            _ if text.contains("169.254.169.254") || text.contains("metadata.google.internal") => {
+            // The driver asks the instance's metadata service when the environment names no credentials.
+            _ if !self.credentials_named && METADATA.iter().any(|part| text.contains(part)) => {
                 StoreError::NoCredentials { store, source }
             }
             _ if text.contains("scheme is not allowed") => StoreError::Url {
@@ -256,8 +261,7 @@ impl Backend for RemoteStore {
             if range.as_ref().is_some_and(|range| range.start >= range.end) {
                 return Ok(Bytes::new());
             }
-            let mut options = GetOptions::default();
-            options.range = range.clone().map(GetRange::Bounded);
+            let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
             let answer = self.step("read", &key, STEP, self.store.get_opts(&location, options)).await;
             let answer = answer.map_err(|error| out_of_range(error, range.as_ref()))?;
             let expected = answer.range.end.saturating_sub(answer.range.start);

@@ -167,40 +167,74 @@ impl<O: Objects> Deep<'_, O> {
     async fn verify_line(&self, timeline: TimelineId, report: &mut VerifyReport) -> Result<(), RestoreError> {
         let Some(line) = self.history.line(timeline) else { return Ok(()) };
         let mut witness: Option<(Witness, TxId)> = None;
-        for piece in &line.pieces {
-            let begins_at =
-                if piece.key.flags.needs_base { Some(piece.first) } else { piece.first.previous() };
-            let joined =
-                witness.as_ref().is_some_and(|(_, at)| begins_at == Some(*at)) && !piece.key.flags.needs_base;
-            if !joined {
-                witness = match begins_at.filter(|_| piece.rebuilds_from == Some(piece.first)) {
+        for (at, piece) in line.pieces.iter().enumerate() {
+            let before = piece.first.previous();
+            let follows = witness.as_ref().is_some_and(|(_, at)| Some(*at) == before);
+            if !follows || piece.key.flags.needs_base {
+                // From its fork point a timeline goes on without a base of its own.
+                let forked = at == 0 && line.fork_rebuilds && piece.rebuilds_from == Some(piece.first);
+                let fork = before.filter(|_| forked && !piece.key.flags.needs_base);
+                witness = match fork.or_else(|| self.start_of(timeline, piece)) {
                     Some(tx) => self.found(self.begin(timeline, tx).await, report)?,
                     None => None,
                 };
-                if let Some((state, tx)) = &witness {
+                if let Some((state, tx)) = witness.as_ref().filter(|(_, tx)| piece.holds(*tx)) {
                     self.found(self.compare_record(state, *tx, piece).await.map(Some), report)?;
                 }
             }
-            witness = match witness {
-                Some((witness, at)) => self.found(self.replay(witness, at, piece).await, report)?,
-                None => None,
-            };
-            let end = Position::new(timeline, piece.key.range.last());
-            if let Some((state, _)) = &witness {
-                report.proven_through = Some(end);
-                for base in self.history.bases_at(end) {
-                    self.found(self.compare(state, base).await.map(Some), report)?;
-                }
-            } else if piece.rebuilds_from.is_none() {
+            if piece.rebuilds_from.is_none() {
                 let what = "it builds on no base that is there: its states cannot be rebuilt";
                 report.problems.push(Problem::new(&piece.key, &what));
-            } else if self.history.bases_at(end).is_empty() {
-                // Its problem is in the report; the next base starts anew.
-            } else {
-                witness = self.found(self.begin(timeline, end.tx).await, report)?;
             }
+            witness = self.verify_piece(witness, piece, report).await?;
         }
         Ok(())
+    }
+
+    /// The oldest base from which this piece, or a part of it, can be replayed.
+    fn start_of(&self, timeline: TimelineId, piece: &Piece) -> Option<TxId> {
+        let has_base = |tx: &TxId| !self.history.bases_at(Position::new(timeline, *tx)).is_empty();
+        let last = piece.key.range.last();
+        let before = piece.first.previous().filter(|_| !piece.key.flags.needs_base).filter(has_base);
+        let own =
+            || self.history.own_bases(timeline, piece.first, last).next().map(|base| base.key.position.tx);
+        before.or_else(own).or(Some(last).filter(has_base))
+    }
+
+    /// Through all transactions of a piece, with a stop at each base.
+    async fn verify_piece(
+        &self,
+        mut witness: Option<(Witness, TxId)>,
+        piece: &Piece,
+        report: &mut VerifyReport,
+    ) -> Result<Option<(Witness, TxId)>, RestoreError> {
+        let (timeline, last) = (piece.key.timeline, piece.key.range.last());
+        let bases = self.history.own_bases(timeline, piece.first, last);
+        let mut stops: Vec<TxId> = bases.map(|base| base.key.position.tx).collect();
+        stops.push(last);
+        stops.dedup();
+        for stop in stops {
+            witness = match witness {
+                Some((state, at)) if at < stop => {
+                    self.found(self.replay(state, at, piece, stop).await, report)?
+                }
+                other => other,
+            };
+            let Some((state, at)) = &witness else { break };
+            if *at != stop {
+                continue;
+            }
+            let position = Position::new(timeline, stop);
+            report.proven_through = Some(position);
+            for base in self.history.bases_at(position) {
+                self.found(self.compare(state, base).await.map(Some), report)?;
+            }
+        }
+        // What a damaged segment leaves unproven is taken up again at the next base.
+        if witness.is_none() && !self.history.bases_at(Position::new(timeline, last)).is_empty() {
+            witness = self.found(self.begin(timeline, last).await, report)?;
+        }
+        Ok(witness)
     }
 
     /// Bases amid a segment, where a timeline forked, are on no line's way: each is rebuilt for itself.
@@ -208,9 +242,8 @@ impl<O: Objects> Deep<'_, O> {
         for base in self.history.bases() {
             let own = self.history.canonical(base.key.position).unwrap_or(base.key.position);
             let piece = self.history.line(own.timeline).and_then(|line| line.piece_of(own.tx));
-            let on_the_way = piece.is_some_and(|piece| {
-                own.tx == piece.key.range.last() || piece.key.flags.needs_base && own.tx == piece.first
-            });
+            let on_the_way = own.timeline == base.key.position.timeline
+                || piece.is_some_and(|piece| own.tx == piece.key.range.last());
             if !on_the_way {
                 self.found(self.begin(own.timeline, own.tx).await, report)?;
             }
@@ -277,14 +310,14 @@ impl<O: Objects> Deep<'_, O> {
         Ok(Some((witness, tx)))
     }
 
-    /// Through all transactions of a piece.
+    /// Through the transactions of a piece up to `until`.
     async fn replay(
         &self,
         witness: Witness,
         at: TxId,
         piece: &Piece,
+        until: TxId,
     ) -> Result<Option<(Witness, TxId)>, RestoreError> {
-        let until = piece.key.range.last();
         let segments = [SegmentEntry { key: piece.key, size: piece.size }];
         let leg = Leg { from: at, segments: &segments, until };
         let tracker = Arc::new(Tracker::new(Arc::new(|_| {}), 0, 0, 0));

@@ -174,6 +174,7 @@ pub(crate) fn problem_of(error: RestoreError) -> Result<Problem, RestoreError> {
             None => Err(error),
         },
         RestoreError::NotProven { position, .. } => Ok(Problem::new(position, &error)),
+        RestoreError::NotJoined { segment, .. } => Ok(Problem::new(segment, &error)),
         RestoreError::Plan(plan) => Ok(Problem::new(&"history", plan)),
         _ => Err(error),
     }

@@ -42,6 +42,7 @@ fn world() -> World {
             2 | 3 | 7 | 15 | 16 => world.cut(),
             10 | 20 => world.base(),
             17 => world.repack(2),
+            22 => world.group(2),
             24 => world.fork(1),
             _ => {}
         }

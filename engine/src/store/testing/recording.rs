@@ -40,7 +40,13 @@ impl Counts {
 /// A store that counts what is asked of it. Clones share the counts, so a test keeps one to read them.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
-    seen: Arc<Mutex<(Counts, Vec<(Verb, String)>)>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    counts: Counts,
+    requests: Vec<(Verb, String)>,
 }
 
 impl Recording {
@@ -59,23 +65,23 @@ impl Recording {
     /// The counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).counts
     }
 
     /// The requests so far, in order, with their keys or prefixes.
     #[must_use]
     pub fn requests(&self) -> Vec<(Verb, String)> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
     }
 
     /// Back to zero.
     pub fn clear(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
     }
 
     fn note(&self, verb: Verb, key: &str, put: u64, got: u64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = &mut seen.0;
+        let counts = &mut seen.counts;
         match verb {
             Verb::Put => counts.puts += 1,
             Verb::Get => counts.gets += 1,
@@ -85,7 +91,7 @@ impl Recording {
         }
         counts.bytes_put += put;
         counts.bytes_got += got;
-        seen.1.push((verb, key.to_owned()));
+        seen.requests.push((verb, key.to_owned()));
     }
 }
 
