@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 
-/// Idle compressors kept for the next caller.
+/// Idle compressors, and idle decompressors, kept for the next caller.
 const KEPT: usize = 4;
 
 /// zstd's words about what went wrong.
@@ -56,15 +56,7 @@ impl Compressor {
     /// Lends a compressor to `work`.
     pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         static IDLE: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
-        let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().pop();
-        let mut compressor = kept.unwrap_or_default();
-        let result = work(&mut compressor);
-        let mut idle = idle();
-        if idle.len() < KEPT {
-            idle.push(compressor);
-        }
-        result
+        lend_from(&IDLE, work)
     }
 
     /// `bytes` as one zstd frame behind `prefix`, decompressed again and found equal; `None` when that saves less than
@@ -120,6 +112,12 @@ fn compression_context(setting: Setting) -> Result<CCtx<'static>, Failure> {
 pub(crate) struct Decompressor(Option<DCtx<'static>>);
 
 impl Decompressor {
+    /// Lends a decompressor to `work`.
+    pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+        static IDLE: Mutex<Vec<Decompressor>> = Mutex::new(Vec::new());
+        lend_from(&IDLE, work)
+    }
+
     /// Decompresses one zstd frame behind `prefix` that fills `out` exactly. Takes no memory by the frame's word: the
     /// size it declares must be the one expected, and `out` is its window.
     pub(crate) fn decompress(&mut self, prefix: &[u8], frame: &[u8], out: &mut [u8]) -> Result<(), Failure> {
@@ -145,6 +143,20 @@ fn decompression_context() -> Result<DCtx<'static>, Failure> {
     let mut context = DCtx::try_create().ok_or("no memory for a zstd context")?;
     context.set_parameter(DParameter::WindowLogMax(22)).map_err(zstd_safe::get_error_name)?;
     Ok(context)
+}
+
+/// Lends one of the idle ones, or a new one, and keeps it for the next caller. Making a context costs more than a small
+/// frame does.
+fn lend_from<C: Default, T>(idle: &Mutex<Vec<C>>, work: impl FnOnce(&mut C) -> T) -> T {
+    let kept = || idle.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = kept().pop();
+    let mut lent = taken.unwrap_or_default();
+    let result = work(&mut lent);
+    let mut kept = kept();
+    if kept.len() < KEPT {
+        kept.push(lent);
+    }
+    result
 }
 
 /// The prefix for the one frame that follows, in the lifetime the kept contexts ask for.

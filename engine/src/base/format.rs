@@ -179,8 +179,7 @@ fn decompress_lists(stored: &[u8], raw_len: u64) -> Result<Vec<u8>, BaseError> {
     }
     let within = usize::try_from(raw_len).ok().filter(|len| *len <= MANIFEST_BYTES_MAX);
     let mut lists = vec![0; within.ok_or(BaseError::Field { field: "length of lists" })?];
-    Decompressor::default()
-        .decompress(&[], stored, &mut lists)
+    Decompressor::with(|lent| lent.decompress(&[], stored, &mut lists))
         .map_err(|why| BaseError::Compression { part: "manifest", why })?;
     Ok(lists)
 }

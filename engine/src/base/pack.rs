@@ -74,8 +74,7 @@ pub fn decode_chunk(
         ChunkCodec::Raw => stored.to_vec(),
         ChunkCodec::Zstd => {
             let mut raw = vec![0; raw_len];
-            Decompressor::default()
-                .decompress(&[], stored, &mut raw)
+            Decompressor::with(|lent| lent.decompress(&[], stored, &mut raw))
                 .map_err(|why| BaseError::Compression { part: "chunk", why })?;
             raw
         }

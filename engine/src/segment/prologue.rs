@@ -159,8 +159,7 @@ fn decompress_lists(header: &SegmentHeader, stored: &[u8]) -> Result<Vec<u8>, Se
         return Ok(stored.to_vec());
     }
     let mut lists = vec![0; header.lists_raw_len as usize];
-    Decompressor::default()
-        .decompress(&[], stored, &mut lists)
+    Decompressor::with(|lent| lent.decompress(&[], stored, &mut lists))
         .map_err(|why| SegmentError::Compression { part: "lists", why })?;
     Ok(lists)
 }
