@@ -174,8 +174,8 @@ impl Run {
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
         driver.board.update(|status| status.database = Some(beginning.mark.database));
         let has_history = beginning.state.is_some();
-        let (has_base, base_bytes, stored) = (beginning.has_base, beginning.base_bytes, beginning.stored);
-        let Found { mark, table, record, image, spooled } =
+        let (has_base, base_bytes) = (beginning.has_base, beginning.base_bytes);
+        let Found { mark, table, record, image, spooled, stored } =
             found::find(driver, &mut source, beginning, &attach)?;
         let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored)?;
         let mut run = Self {

@@ -2,7 +2,7 @@
 
 use crate::capture::sink::{Commit, Image, PreviousPage, Sink};
 use crate::capture::sqlite::{Attach, SqliteSource};
-use crate::ids::Position;
+use crate::ids::{Position, TxId};
 use crate::page::{PageHash, PageNo};
 use crate::protect::begin::{self, Beginning};
 use crate::protect::driver::Driver;
@@ -10,6 +10,7 @@ use crate::protect::error::ProtectError;
 use crate::protect::journal::Mark;
 use crate::protect::outbox::Part;
 use crate::protect::table::PageTable;
+use crate::time::Timestamp;
 
 /// What capture goes on from.
 pub(crate) struct Found {
@@ -20,6 +21,8 @@ pub(crate) struct Found {
     pub(crate) image: Option<Box<dyn Image>>,
     /// What the spool holds of the timeline that goes on.
     pub(crate) spooled: Vec<Part>,
+    /// The last transaction of that timeline, or of its fork, in the repository.
+    pub(crate) stored: Option<(TxId, Timestamp)>,
 }
 
 /// What of the found state has to be recorded.
@@ -42,13 +45,14 @@ pub(crate) fn find(
 ) -> Result<Found, ProtectError> {
     let no_table = || ProtectError::TaskDied { what: "page table".into() };
     let Attach::Unknown { reason, behind } = attach else {
-        let Beginning { mark, table, spooled, .. } = beginning;
+        let Beginning { mark, table, spooled, stored, .. } = beginning;
         return Ok(Found {
             mark,
             table: table.ok_or_else(no_table)?,
             record: Record::Nothing,
             image: None,
             spooled,
+            stored,
         });
     };
     let mut image = source.image(&mut Ignore)?;
@@ -63,7 +67,7 @@ pub(crate) fn find(
         tracing::info!(reason, "the state of the source is taken anew");
         Record::Difference
     };
-    let Beginning { mut mark, mut table, state, spooled, .. } = beginning;
+    let Beginning { mut mark, mut table, state, spooled, stored, .. } = beginning;
     if matches!(record, Record::Difference) {
         let at =
             mark.tx.filter(|_| table.is_none() && state.is_some()).map(|tx| Position::new(mark.timeline, tx));
@@ -81,7 +85,7 @@ pub(crate) fn find(
     };
     mark.resume = source.resume();
     (mark.page_size, mark.image_pages) = (table.page_size(), table.pages());
-    Ok(Found { mark, table, record, image: Some(image), spooled })
+    Ok(Found { mark, table, record, image: Some(image), spooled, stored })
 }
 
 /// The source is behind the repository: a new timeline begins where it really is.
@@ -107,6 +111,8 @@ fn fork(
         forked.timeline
     ));
     *mark = forked;
+    // What was stored beyond the fork belongs to the timeline that is left.
+    beginning.stored = mark.tx.map(|tx| (tx, mark.time));
     Ok(if exact { Record::Nothing } else { Record::Difference })
 }
 
