@@ -28,6 +28,7 @@ use crate::protect::table::PageTable;
 use crate::repository::{Claim, DatabaseRecord, ForkReason, NewDatabase, NewTimeline, Repository};
 use crate::restore::{self, RestoreError};
 use crate::segment::{Prologue, chain_start};
+use crate::sqlite::lock_byte_page;
 use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
 use crate::transaction::Transaction;
@@ -400,7 +401,7 @@ async fn rebuild(
     Ok(table)
 }
 
-/// SQLite's lock-byte page, the one that lies over the byte at 1 GiB.
+/// The page that the source never stores.
 pub(crate) fn never_stored(page_size: PageSize) -> Option<PageNo> {
-    PageNo::new((1 << 30) / page_size.get() + 1)
+    Some(lock_byte_page(page_size))
 }
