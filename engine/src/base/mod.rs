@@ -12,7 +12,10 @@ mod pack;
 mod tests;
 
 pub use format::{Manifest, PackRef};
-pub use pack::{BaseBuilder, ChunkCodec, ChunkRef, Pack, check_pack, decode_chunk};
+pub use pack::{
+    BaseBuilder, ChunkCodec, ChunkPreparer, ChunkRef, Pack, PreparedChunk, check_pack, decode_chunk,
+    decode_chunk_into,
+};
 
 use crate::error::{ErrorKind, Explain};
 use crate::ids::Digest;

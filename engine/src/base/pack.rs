@@ -2,6 +2,7 @@
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::base::{BaseError, CHUNK_BYTES, Manifest, PACK_BYTES, PackRef, chunk_pages};
 use crate::compress::{Compressor, Decompressor, Setting};
@@ -58,6 +59,22 @@ pub fn decode_chunk(
     raw_len: usize,
     stored: &[u8],
 ) -> Result<Vec<u8>, BaseError> {
+    let mut raw = Vec::new();
+    decode_chunk_into(hasher, chunk, raw_len, stored, &mut raw)?;
+    Ok(raw)
+}
+
+/// [`decode_chunk`] in a buffer that serves for many chunks. After an error, what is in it means nothing.
+///
+/// # Errors
+/// [`BaseError`] when `stored` is not the chunk.
+pub fn decode_chunk_into(
+    hasher: &Hasher,
+    chunk: &ChunkRef,
+    raw_len: usize,
+    stored: &[u8],
+    raw: &mut Vec<u8>,
+) -> Result<(), BaseError> {
     if stored.len() != chunk.len as usize {
         let (expected, found) = (chunk.len.into(), stored.len() as u64);
         return Err(BaseError::Length { part: "chunk", expected, found });
@@ -70,20 +87,17 @@ pub fn decode_chunk(
         let (expected, found) = (stored.len() as u64, raw_len as u64);
         return Err(BaseError::Length { part: "chunk", expected, found });
     }
-    let raw = match chunk.codec {
-        ChunkCodec::Raw => stored.to_vec(),
-        ChunkCodec::Zstd => {
-            let mut raw = vec![0; raw_len];
-            Decompressor::with(|lent| lent.decompress(&[], stored, &mut raw))
-                .map_err(|why| BaseError::Compression { part: "chunk", why })?;
-            raw
-        }
-    };
-    let found = hasher.digest(&raw);
+    raw.resize(raw_len, 0);
+    match chunk.codec {
+        ChunkCodec::Raw => raw.copy_from_slice(stored),
+        ChunkCodec::Zstd => Decompressor::with(|lent| lent.decompress(&[], stored, raw))
+            .map_err(|why| BaseError::Compression { part: "chunk", why })?,
+    }
+    let found = hasher.digest(raw);
     if found != chunk.digest {
         return Err(BaseError::Digest { expected: chunk.digest, found });
     }
-    Ok(raw)
+    Ok(())
 }
 
 /// Whether an object begins as a pack of a known version does.
@@ -99,6 +113,47 @@ pub fn check_pack(bytes: &[u8]) -> Result<(), BaseError> {
     Err(BaseError::Magic { expected: "pack of format 1", found })
 }
 
+/// A chunk that only has to be given its place.
+#[derive(Debug)]
+pub struct PreparedChunk {
+    digest: Digest,
+    raw_len: usize,
+    codec: ChunkCodec,
+    crc: u32,
+    /// As it will lie in a pack; empty when an earlier base has it.
+    stored: Vec<u8>,
+}
+
+/// Does the costly part of making a base, for which the order of chunks does not matter: names them and compresses
+/// those that no earlier base has.
+#[derive(Clone, Debug)]
+pub struct ChunkPreparer {
+    hasher: Hasher,
+    stored: Arc<HashMap<Digest, (ChunkRef, PackRef)>>,
+}
+
+impl ChunkPreparer {
+    /// Prepares one chunk.
+    ///
+    /// # Errors
+    /// [`BaseError::Compression`].
+    pub fn prepare(&self, raw: &[u8]) -> Result<PreparedChunk, BaseError> {
+        let digest = self.hasher.digest(raw);
+        let (raw_len, codec) = (raw.len(), ChunkCodec::Raw);
+        let known = PreparedChunk { digest, raw_len, codec, crc: 0, stored: Vec::new() };
+        if self.stored.contains_key(&digest) {
+            return Ok(known);
+        }
+        Compressor::with(|compressor| {
+            let compressed = compressor.compress(Setting::Plain, &[], raw)?;
+            let codec = if compressed.is_some() { ChunkCodec::Zstd } else { ChunkCodec::Raw };
+            let stored = compressed.unwrap_or(raw).to_vec();
+            Ok(PreparedChunk { codec, crc: crc32fast::hash(&stored), stored, ..known })
+        })
+        .map_err(|why| BaseError::Compression { part: "chunk", why })
+    }
+}
+
 /// Makes a base: takes the image chunk by chunk, gives packs as they fill, and at last the manifest.
 ///
 /// In memory are one pack and, for each chunk of this base and of the one before, about 100 bytes.
@@ -107,7 +162,7 @@ pub struct BaseBuilder {
     hasher: Hasher,
     manifest: Manifest,
     /// Chunks that lie in packs of earlier bases: their place there, and the pack.
-    stored: HashMap<Digest, (ChunkRef, PackRef)>,
+    stored: Arc<HashMap<Digest, (ChunkRef, PackRef)>>,
     /// Chunks that lie in packs of this base, or were taken from earlier ones.
     taken: HashMap<Digest, ChunkRef>,
     /// Earlier packs named by this manifest already.
@@ -144,7 +199,7 @@ impl BaseBuilder {
         Self {
             hasher,
             manifest,
-            stored: HashMap::new(),
+            stored: Arc::default(),
             taken: HashMap::new(),
             reused: HashMap::new(),
             pack: MAGIC.to_vec(),
@@ -155,11 +210,18 @@ impl BaseBuilder {
 
     /// Chunks of this earlier base need not be stored again. Its packs must stay as long as the new base does.
     pub fn reuse(&mut self, earlier: &Manifest) {
+        let stored = Arc::make_mut(&mut self.stored);
         for chunk in &earlier.chunks {
             if let Some(pack) = earlier.packs.get(chunk.pack as usize) {
-                self.stored.insert(chunk.digest, (*chunk, *pack));
+                stored.insert(chunk.digest, (*chunk, *pack));
             }
         }
+    }
+
+    /// Prepares chunks for this builder, as many at a time as there are threads. After every [`BaseBuilder::reuse`].
+    #[must_use]
+    pub fn preparer(&self) -> ChunkPreparer {
+        ChunkPreparer { hasher: self.hasher.clone(), stored: Arc::clone(&self.stored) }
     }
 
     /// Takes the next chunk: [`chunk_pages`] pages, or fewer at the end of the image. Gives a pack when one is full.
@@ -167,24 +229,31 @@ impl BaseBuilder {
     /// # Errors
     /// [`BaseError`] when it is not a run of pages or follows a short one.
     pub fn chunk(&mut self, raw: &[u8]) -> Result<Option<Pack>, BaseError> {
+        self.prepared(&self.preparer().prepare(raw)?)
+    }
+
+    /// [`BaseBuilder::chunk`] for a chunk that was prepared, by another thread perhaps; in the order of the image.
+    ///
+    /// # Errors
+    /// [`BaseError`] when it is not a run of pages or follows a short one.
+    pub fn prepared(&mut self, chunk: &PreparedChunk) -> Result<Option<Pack>, BaseError> {
         let page_size = self.manifest.page_size;
-        let whole =
-            raw.len().is_multiple_of(page_size.bytes()) && !raw.is_empty() && raw.len() <= CHUNK_BYTES;
+        let raw_len = chunk.raw_len;
+        let whole = raw_len.is_multiple_of(page_size.bytes()) && raw_len > 0 && raw_len <= CHUNK_BYTES;
         if !whole || !self.pages.is_multiple_of(chunk_pages(page_size)) {
-            let (expected, found) = (CHUNK_BYTES as u64, raw.len() as u64);
+            let (expected, found) = (CHUNK_BYTES as u64, raw_len as u64);
             return Err(BaseError::Length { part: "chunk", expected, found });
         }
-        let pages = (raw.len() / page_size.bytes()) as u32;
+        let pages = (raw_len / page_size.bytes()) as u32;
         self.pages = self.pages.checked_add(pages).ok_or(BaseError::Field { field: "page count" })?;
-        let digest = self.hasher.digest(raw);
-        if let Some(chunk) = self.taken.get(&digest).copied().or_else(|| self.reused(digest)) {
-            if chunk.pack == OPEN_PACK {
+        if let Some(known) = self.taken.get(&chunk.digest).copied().or_else(|| self.reused(chunk.digest)) {
+            if known.pack == OPEN_PACK {
                 self.open.push(self.manifest.chunks.len());
             }
-            self.manifest.chunks.push(chunk);
+            self.manifest.chunks.push(known);
             return Ok(None);
         }
-        self.store(digest, raw)?;
+        self.store(chunk);
         Ok(if self.pack.len() >= PACK_BYTES { self.close_pack() } else { None })
     }
 
@@ -219,22 +288,20 @@ impl BaseBuilder {
         Some(chunk)
     }
 
-    fn store(&mut self, digest: Digest, raw: &[u8]) -> Result<(), BaseError> {
-        let offset = self.pack.len() as u64;
-        let pack = &mut self.pack;
-        let codec = Compressor::with(|compressor| {
-            let compressed = compressor.compress(Setting::Plain, &[], raw)?;
-            pack.extend_from_slice(compressed.unwrap_or(raw));
-            Ok(if compressed.is_some() { ChunkCodec::Zstd } else { ChunkCodec::Raw })
-        })
-        .map_err(|why| BaseError::Compression { part: "chunk", why })?;
-        let stored = self.pack.get(offset as usize..).unwrap_or_default();
-        let (len, crc) = (stored.len() as u32, crc32fast::hash(stored));
-        let chunk = ChunkRef { digest, pack: OPEN_PACK, offset, len, codec, crc };
+    fn store(&mut self, prepared: &PreparedChunk) {
+        let stored = &prepared.stored;
+        let chunk = ChunkRef {
+            digest: prepared.digest,
+            pack: OPEN_PACK,
+            offset: self.pack.len() as u64,
+            len: stored.len() as u32,
+            codec: prepared.codec,
+            crc: prepared.crc,
+        };
+        self.pack.extend_from_slice(stored);
         self.open.push(self.manifest.chunks.len());
         self.manifest.chunks.push(chunk);
-        self.taken.insert(digest, chunk);
-        Ok(())
+        self.taken.insert(chunk.digest, chunk);
     }
 
     fn close_pack(&mut self) -> Option<Pack> {

@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::base::{BaseBuilder, CHUNK_BYTES, Manifest, Pack};
+use crate::base::{BaseBuilder, Manifest, Pack};
 use crate::capture::sink::Image;
 use crate::digest::Hasher;
 use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position};
-use crate::page::{PageHash, PageNo, StateChecksum};
+use crate::page::StateChecksum;
 use crate::protect::error::ProtectError;
+use crate::protect::packing::{Packed, pack_image};
 use crate::protect::ship::chain;
 use crate::protect::status::Board;
 use crate::repository::{Repository, RepositoryError};
@@ -60,7 +61,8 @@ impl BaseJob {
         let slots = Arc::clone(&in_memory);
         let hasher = repository.hasher(database).await?;
         let naming = hasher.clone();
-        let reading = tokio::task::spawn_blocking(move || self.read(hasher, &near, &slots));
+        let reading = on_own_thread(move || self.read(hasher, &near, &slots))
+            .map_err(|source| state_error(&scratch, source))?;
         while let Some(pack) = packs.recv().await {
             let (digest, bytes, file): (Digest, bytes::Bytes, _) = match pack {
                 ReadyPack::Memory(digest, bytes) => (digest, bytes, None),
@@ -77,10 +79,8 @@ impl BaseJob {
                 None => in_memory.add_permits(1),
             }
         }
-        let manifest = match reading.await {
-            Ok(read) => Arc::new(read?),
-            Err(died) => return Err(ProtectError::TaskDied { what: died.to_string() }),
-        };
+        let died = |_| ProtectError::TaskDied { what: "reading an image".into() };
+        let manifest = Arc::new(reading.await.map_err(died)??);
         let bytes: bytes::Bytes = manifest.encode()?.into();
         let digest = naming.digest(&bytes);
         let key = BaseKey { database, position: point.position, digest };
@@ -109,58 +109,54 @@ impl BaseJob {
         if let Some(previous) = &self.previous {
             builder.reuse(previous);
         }
-        let chunk_pages = (CHUNK_BYTES / page_size.bytes()) as u32;
-        let mut state = StateChecksum::EMPTY;
-        let mut chunk = Vec::with_capacity(chunk_pages as usize * page_size.bytes());
-        let mut number = 1;
-        while number <= count {
-            let end = number.saturating_add(chunk_pages).min(count + 1);
-            chunk.clear();
-            chunk.resize((end - number) as usize * page_size.bytes(), 0);
-            for (page, slot) in
-                (number..end).filter_map(PageNo::new).zip(chunk.chunks_exact_mut(page_size.bytes()))
-            {
-                match self.image.read(page, slot).map_err(|source| self.image_error(source))? {
-                    Some(()) => state = state.with(PageHash::of(page, slot)),
-                    None => slot.fill(0),
-                }
-            }
-            if let Some(pack) = builder.chunk(&chunk)? {
-                self.hand_over(pack, packs, slots)?;
-            }
-            self.board.update(|s| (s.base.pages_done, s.base.pages_total) = (Some(end - 1), Some(count)));
-            number = end;
-        }
+        let mut ready = Ready { packs, slots, scratch: &self.scratch, board: &self.board, count };
+        let state = pack_image(&mut *self.image, &mut builder, &mut ready)?;
         if state != self.state {
             return Err(ProtectError::ImageDiffers { position: self.point.position });
         }
         let (last, manifest) = builder.finish(count, state)?;
         if let Some(pack) = last {
-            self.hand_over(pack, packs, slots)?;
+            ready.pack(pack)?;
         }
         Ok(manifest)
     }
+}
 
-    fn hand_over(
-        &self,
-        pack: Pack,
-        packs: &mpsc::UnboundedSender<ReadyPack>,
-        slots: &tokio::sync::Semaphore,
-    ) -> Result<(), ProtectError> {
-        let ready = if let Ok(permit) = slots.try_acquire() {
+/// Where packs go that are ready.
+struct Ready<'a> {
+    packs: &'a mpsc::UnboundedSender<ReadyPack>,
+    slots: &'a tokio::sync::Semaphore,
+    scratch: &'a Path,
+    board: &'a Board,
+    count: u32,
+}
+
+impl Packed for Ready<'_> {
+    fn pack(&mut self, pack: Pack) -> Result<(), ProtectError> {
+        let ready = if let Ok(permit) = self.slots.try_acquire() {
             permit.forget();
             ReadyPack::Memory(pack.digest, pack.bytes.into())
         } else {
             let path = self.scratch.join(format!("pack-{}.partial", pack.digest));
-            std::fs::write(&path, &pack.bytes).map_err(|source| self.image_error(source))?;
+            std::fs::write(&path, &pack.bytes).map_err(|source| state_error(self.scratch, source))?;
             ReadyPack::File(pack.digest, path)
         };
-        packs.send(ready).map_err(|_| ProtectError::TaskDied { what: "base upload".into() })
+        self.packs.send(ready).map_err(|_| ProtectError::TaskDied { what: "base upload".into() })
     }
 
-    fn image_error(&self, source: std::io::Error) -> ProtectError {
-        state_error(&self.scratch, source)
+    fn read(&mut self, pages: u32) {
+        self.board.update(|s| (s.base.pages_done, s.base.pages_total) = (Some(pages), Some(self.count)));
     }
+}
+
+/// Does `work` on a thread that ends with it: one of a pool would keep the low priority.
+fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<oneshot::Receiver<T>> {
+    let (send, receive) = oneshot::channel();
+    let run = move || drop(send.send(work()));
+    std::thread::Builder::new().name("base".into()).spawn(run)?;
+    Ok(receive)
 }
 
 fn state_error(folder: &Path, source: std::io::Error) -> ProtectError {

@@ -246,11 +246,10 @@ impl Run {
 
     /// Ships what differs between the recorded state and the image, as the transaction that ends a gap.
     fn record_difference(&mut self, driver: &Driver, image: &mut dyn Image) -> Result<(), ProtectError> {
-        let state = |source| ProtectError::State { folder: driver.options.state.clone(), source };
         self.recorder.expect(TxFlags { ends_gap: true, ..TxFlags::NONE }, self.alive_before)?;
         let mut buffer = vec![0; image.page_size().bytes()];
         for page in (1..=image.page_count()).filter_map(PageNo::new) {
-            if image.read(page, &mut buffer).map_err(state)?.is_some()
+            if image.read(page, &mut buffer).map_err(ProtectError::ReadImage)?.is_some()
                 && self.recorder.table().get(page) != Some(PageHash::of(page, &buffer))
             {
                 self.recorder.page(page, &buffer, &mut |_| false)?;

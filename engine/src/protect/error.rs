@@ -36,6 +36,9 @@ pub enum ProtectError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A page of an image cannot be read from the source.
+    #[error("read the image of the source")]
+    ReadImage(#[source] std::io::Error),
     /// Another process protects this database with the same state folder.
     #[error("another everwhen process holds the state folder {folder}")]
     AlreadyProtected {

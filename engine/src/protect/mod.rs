@@ -17,6 +17,7 @@ mod found;
 mod frames;
 mod journal;
 mod outbox;
+mod packing;
 mod recorder;
 mod ship;
 mod spool;

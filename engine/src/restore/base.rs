@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 
-use crate::base::{ChunkRef, Manifest, decode_chunk};
+use crate::base::{ChunkRef, Manifest, decode_chunk_into};
 use crate::digest::Hasher;
 use crate::restore::progress::{Cancel, Tracker};
 use crate::restore::target::io_error;
@@ -69,6 +70,9 @@ pub(crate) async fn write_base<O: Objects>(
     cancel: &Cancel,
 ) -> Result<(), RestoreError> {
     let hasher = objects.hasher(manifest.database).await?;
+    // More than one at a time on a core would only push each other out of its cache.
+    let cores = Semaphore::new(std::thread::available_parallelism().map_or(2, std::num::NonZero::get));
+    let cores = &cores;
     let tasks = reads_of(&manifest).into_iter().map(|read| {
         let (manifest, file, hasher) = (Arc::clone(&manifest), Arc::clone(file), hasher.clone());
         async move {
@@ -77,6 +81,7 @@ pub(crate) async fn write_base<O: Objects>(
             let bytes = objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?;
             let got = bytes.len() as u64;
             let path = path.to_owned();
+            let _core = cores.acquire().await.map_err(|_| RestoreError::Stopped)?;
             let write = move || write_chunks(&manifest, &hasher, &read, &bytes, &file, &path);
             tokio::task::spawn_blocking(write).await.map_err(|_| RestoreError::Stopped)??;
             tracker.read(got);
@@ -117,22 +122,20 @@ pub(crate) fn decode_read(
     mut each: impl FnMut(usize, &[u8]) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
     // A chunk that occurs several times in the image is in the read once: its places follow each other.
-    let mut decoded: Option<(&ChunkRef, Vec<u8>)> = None;
+    let mut raw = Vec::new();
+    let mut decoded: Option<&ChunkRef> = None;
     for index in &read.chunks {
         let Some(chunk) = manifest.chunks.get(*index) else { continue };
         let len = manifest.chunk_len(*index);
-        let same = decoded.as_ref().is_some_and(|(last, raw)| *last == chunk && raw.len() == len);
-        if !same {
+        if decoded != Some(chunk) || raw.len() != len {
             let start = usize::try_from(chunk.offset.saturating_sub(read.range.start)).unwrap_or(usize::MAX);
             let end = start.saturating_add(chunk.len as usize);
             let stored = bytes.get(start..end).unwrap_or_default();
-            let raw =
-                decode_chunk(hasher, chunk, len, stored).map_err(|error| damaged(manifest, chunk, &error))?;
-            decoded = Some((chunk, raw));
+            decode_chunk_into(hasher, chunk, len, stored, &mut raw)
+                .map_err(|error| damaged(manifest, chunk, &error))?;
+            decoded = Some(chunk);
         }
-        if let Some((_, raw)) = &decoded {
-            each(*index, raw)?;
-        }
+        each(*index, &raw)?;
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -267,7 +268,8 @@ async fn rebuild<O: Objects>(
     let page_bytes = u64::from(manifest.page_size.get());
     let file_pages = manifest.page_count.max(plan.image_pages);
     file.set_len(u64::from(file_pages) * page_bytes).map_err(|error| io_error("extend", path, error))?;
-    base::write_base(objects, Arc::clone(&manifest), file, path, tracker, cancel).await?;
+    let base = base::write_base(objects, Arc::clone(&manifest), file, path, tracker, cancel);
+    while_syncing(base, file).await?;
     cancel.check()?;
     let (size, pages) = (manifest.page_size, manifest.page_count);
     let image =
@@ -306,6 +308,24 @@ async fn prove(
         return Err(RestoreError::NotProven { position: plan.position, expected: plan.state, found });
     }
     Ok(found)
+}
+
+/// Does `work`, and meanwhile lets the disk write what is there already: the sync at the end has little left to wait for.
+async fn while_syncing<T>(work: impl Future<Output = T>, file: &Arc<File>) -> T {
+    /// Between two syncs.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let syncing = async {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let file = Arc::clone(file);
+            // An error comes up again in the sync that counts.
+            let _ = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = syncing => unreachable!("it has no end"),
+    }
 }
 
 async fn sync(file: &Arc<File>, path: &Path) -> Result<(), RestoreError> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::wal::CheckpointMode;
 
 use super::files;
+use super::look::Look;
 use super::{SqliteSource, Trouble};
 use crate::capture::sink::Sink;
 use crate::capture::sqlite::SqliteSourceError;
@@ -211,7 +212,7 @@ impl SqliteSource {
     fn catch_up<S: Sink>(
         &mut self,
         sink: &mut S,
-        before: Option<super::Look>,
+        before: Option<Look>,
         transactions: &mut u64,
     ) -> Result<Option<bool>, Trouble<S::Error>> {
         let looked = Timestamp::now();
@@ -246,7 +247,7 @@ impl SqliteSource {
         if self.backfill()? {
             self.advance(sink, transactions)?;
         }
-        let done = self.look()?.is_some_and(super::Look::is_backfilled) && self.maybe_slot_zero;
+        let done = self.look()?.is_some_and(Look::is_backfilled) && self.maybe_slot_zero;
         let idle = now.duration_since(self.pace.last_commit) >= self.options.idle;
         self.pace.cycle_pause =
             if done || !idle { CYCLE_PAUSE } else { (self.pace.cycle_pause * 2).min(CYCLE_PAUSE_MAX) };
@@ -257,7 +258,7 @@ impl SqliteSource {
     /// Copies captured frames into the database file, as far as SQLite lets us. `false` when there was nothing to do.
     fn backfill(&self) -> super::Result<bool> {
         let Some(links) = &self.links else { return Ok(false) };
-        if self.look()?.is_some_and(super::Look::is_backfilled) {
+        if self.look()?.is_some_and(Look::is_backfilled) {
             return Ok(!self.maybe_slot_zero);
         }
         if links.read_only {
@@ -354,7 +355,7 @@ impl SqliteSource {
         let started = Instant::now();
         loop {
             self.backfill()?;
-            let done = self.look()?.is_some_and(super::Look::is_backfilled);
+            let done = self.look()?.is_some_and(Look::is_backfilled);
             if done || started.elapsed() >= CHECKPOINT_PATIENCE {
                 self.advance(sink, transactions)?;
                 return Ok(done);

@@ -1,0 +1,259 @@
+//! Opening a database, and deciding where capture begins: right after a resume point, or at the present state.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::cycle::Pace;
+use super::files::{self, beside};
+use super::links::{self, Links};
+use super::log::{self, Frames, LastFrames, LogFile};
+use super::resume::ResumePoint;
+use super::{Attach, NAMES, Place, Result, SqliteOptions, SqliteSource, SqliteSourceError};
+use crate::capture::sqlite_ffi;
+use crate::capture::watch::Watcher;
+use crate::page::PageSize;
+use crate::sqlite::index::{HEAD_LEN, IndexHead};
+use crate::sqlite::wal::{RunningChecksum, Salts};
+use crate::time::Timestamp;
+
+/// The first SQLite without the WAL-reset bug.
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// Why the log does not go on from a resume point.
+struct Break {
+    reason: String,
+    behind: bool,
+}
+
+impl Break {
+    fn other(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), behind: false }
+    }
+}
+
+impl SqliteSource {
+    /// Opens a database. Symbolic links are resolved: the log lies beside the file itself.
+    ///
+    /// # Errors
+    /// When there is nothing there, or nothing that can be captured; each case has its own error and advice.
+    pub fn open(path: &Path, options: SqliteOptions) -> Result<Self> {
+        require_sqlite_version()?;
+        let path = match path.canonicalize() {
+            Ok(path) => path,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SqliteSourceError::NotThere { path: path.to_owned() });
+            }
+            Err(source) => {
+                return Err(SqliteSourceError::Io {
+                    path: path.to_owned(),
+                    doing: "resolve the path",
+                    source,
+                });
+            }
+        };
+        links::identify(&path)?;
+        if let Some(kind) = files::network_file_system(&path).filter(|_| !options.allow_network_file_system) {
+            return Err(SqliteSourceError::NetworkFileSystem { path, kind });
+        }
+        let now = Instant::now();
+        let mut source = Self {
+            path,
+            options,
+            links: None,
+            place: Place { salts: Salts::default(), frame: 0, checksum: RunningChecksum::default() },
+            page_size: PageSize::MIN,
+            image_pages: 0,
+            last_frames: LastFrames::default(),
+            frames: Frames::default(),
+            maybe_slot_zero: true,
+            unplaced: true,
+            away: true,
+            secured: None,
+            seen: [0; HEAD_LEN + 4],
+            looked: Timestamp::MIN,
+            pace: Pace::new(now),
+            watcher: Watcher::polling(),
+            hot_since: None,
+            crowded: false,
+            names_due: now,
+            mismatch_since: None,
+            held_images: Arc::new(()),
+        };
+        source.connect()?;
+        Ok(source)
+    }
+
+    /// Opens everything and takes the first pin.
+    pub(super) fn connect(&mut self) -> Result<()> {
+        let (links, header) = Links::open(&self.path, &self.options)?;
+        self.watcher =
+            if self.options.notify { Watcher::new(&beside(&self.path, "-wal")) } else { Watcher::polling() };
+        self.page_size = header.page_size;
+        self.links = Some(links);
+        self.maybe_slot_zero = true;
+        self.mismatch_since = None;
+        self.secured = None;
+        self.frames.forget();
+        self.seen = [0; HEAD_LEN + 4];
+        self.pace = Pace::new(Instant::now());
+        self.hot_since = None;
+        Ok(())
+    }
+
+    /// Decides where capture begins: right after `resume` if inode, page size, salts, frame and running checksum all
+    /// match what is found under the pin, else at the present state.
+    ///
+    /// # Errors
+    /// When the database cannot be opened or read.
+    pub fn attach(&mut self, resume: Option<&[u8]>) -> Result<Attach> {
+        if self.links.is_none() {
+            self.connect()?;
+        }
+        self.names_due = Instant::now() + NAMES;
+        let look = self.look_patiently()?;
+        if let Some(page_size) = look.head.page_size.filter(|_| look.head.frames > 0) {
+            self.page_size = page_size;
+        }
+        let decision = match resume.map(ResumePoint::decode) {
+            None => Err(Break::other("there is no resume point")),
+            Some(None) => Err(Break::other("the resume point cannot be read")),
+            Some(Some(point)) => self.continues(&point, look.head).map(|()| point),
+        };
+        match decision {
+            Ok(point) => {
+                self.place = Place { salts: point.salts, frame: point.frame, checksum: point.checksum };
+                self.image_pages = point.image_pages;
+                self.looked = point.looked;
+                (self.unplaced, self.away) = (false, true);
+                self.remember_frames()?;
+                Ok(Attach::Continue)
+            }
+            Err(Break { reason, behind }) => {
+                self.place_at(look.head)?;
+                (self.unplaced, self.away) = (true, false);
+                Ok(Attach::Unknown { reason, behind })
+            }
+        }
+    }
+
+    /// Whether the log goes on from the resume point; if not, why.
+    fn continues(&self, point: &ResumePoint, head: IndexHead) -> std::result::Result<(), Break> {
+        let links = self.links.as_ref().ok_or_else(|| Break::other("the source is not attached"))?;
+        if point.inode != links.inode() {
+            let inode = links.inode();
+            return Err(Break::other(format!(
+                "the database is another file (inode {inode}, was {})",
+                point.inode
+            )));
+        }
+        if point.page_size != self.page_size {
+            return Err(Break::other(format!(
+                "the page size is {}, was {}",
+                self.page_size, point.page_size
+            )));
+        }
+        if point.salts != head.salts {
+            return Err(Break::other("the log was reset since"));
+        }
+        if point.frame > head.frames {
+            let reason = format!("the log ends at frame {}, {} had been captured", head.frames, point.frame);
+            return Err(Break { reason, behind: true });
+        }
+        if point.frame == 0 && point.salts == Salts::default() {
+            // An index set up over an empty log: it looks the same after any number of commits in between.
+            return Err(Break::other("the log was empty, which says nothing of what came since"));
+        }
+        let found = if point.frame == head.frames && point.frame > 0 {
+            Some(head.checksum)
+        } else if point.frame > 0 {
+            let log = LogFile { file: &links.wal, page_size: self.page_size };
+            log::read_frame_header(log, point.frame)
+                .ok()
+                .flatten()
+                .filter(|header| header.salts == point.salts && header.commit.is_some())
+                .map(|header| header.checksum)
+        } else {
+            return Ok(());
+        };
+        if found == Some(point.checksum) {
+            Ok(())
+        } else {
+            let reason = format!("the log was written anew: frame {} is not the captured one", point.frame);
+            Err(Break { reason, behind: true })
+        }
+    }
+
+    /// Makes the published state the captured one, without handing anything over.
+    pub(super) fn place_at(&mut self, head: IndexHead) -> Result<()> {
+        self.place = Place { salts: head.salts, frame: head.frames, checksum: head.checksum };
+        self.image_pages = self.image_pages_at(head)?;
+        self.looked = Timestamp::now();
+        self.frames.forget();
+        self.remember_frames()
+    }
+
+    /// The size of the image. An index that was set up over an empty log does not say; then the file is all there is.
+    fn image_pages_at(&self, head: IndexHead) -> Result<u32> {
+        let Some(links) = self.links.as_ref().filter(|_| head.image_pages == 0) else {
+            return Ok(head.image_pages);
+        };
+        let size = sqlite_ffi::database_size(links.pinned()).map_err(|source| SqliteSourceError::Io {
+            path: self.path.clone(),
+            doing: "tell its size",
+            source,
+        })?;
+        Ok(u32::try_from(size / u64::from(self.page_size.get())).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn remember_frames(&mut self) -> Result<()> {
+        self.last_frames.clear();
+        let Some(links) = &self.links else { return Ok(()) };
+        let log = LogFile { file: &links.wal, page_size: self.page_size };
+        self.last_frames.scan(log, 1, self.place.frame, log::remembered_pages()).map_err(|source| {
+            SqliteSourceError::Io { path: self.path.clone(), doing: "read its log (-wal)", source }
+        })
+    }
+
+    /// Where to go on after the last captured commit; empty when the source is not attached.
+    #[must_use]
+    pub fn resume(&self) -> Vec<u8> {
+        let Some(links) = &self.links else { return Vec::new() };
+        ResumePoint {
+            inode: links.inode(),
+            page_size: self.page_size,
+            salts: self.place.salts,
+            frame: self.place.frame,
+            checksum: self.place.checksum,
+            image_pages: self.image_pages,
+            looked: self.looked,
+        }
+        .encode()
+    }
+
+    /// Lets go of the pin and closes all connections; the log stays where it is. From now on commits may be missed,
+    /// until the next attach finds out.
+    pub fn release(&mut self) {
+        self.links = None;
+        self.watcher = Watcher::polling();
+        self.last_frames.clear();
+        self.frames.forget();
+    }
+}
+
+fn require_sqlite_version() -> Result<()> {
+    if rusqlite::version_number() >= SQLITE_VERSION_MIN {
+        Ok(())
+    } else {
+        Err(SqliteSourceError::OldSqlite { found: rusqlite::version() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_sqlite_has_no_wal_reset_bug() {
+        require_sqlite_version().unwrap();
+    }
+}

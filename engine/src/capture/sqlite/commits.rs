@@ -1,0 +1,229 @@
+//! From published frames to transactions: check the range, tell its times, hand over one transaction after the other.
+
+use std::time::Instant;
+
+use super::files;
+use super::links::Links;
+use super::log::{self, HandOver, LastFrames, LogFile, Range, Span};
+use super::resume::ResumePoint;
+use super::{Place, SqliteSource, SqliteSourceError, Trouble};
+use crate::capture::sink::{Commit, Sink};
+use crate::capture::sqlite_ffi;
+use crate::page::PageNo;
+use crate::sqlite::index::{IndexError, IndexHead};
+use crate::sqlite::wal::{HEADER_LEN, RunningChecksum, Salts, WalHeader};
+use crate::time::Timestamp;
+
+/// A commit seen later than this after the look before was not watched (the machine slept, or we did).
+const WATCHED_MICROS: i64 = 2_000_000;
+
+impl SqliteSource {
+    /// Reads the published head and captures up to it; gives the number of transactions.
+    pub(super) fn capture_published<S: Sink>(&mut self, sink: &mut S) -> Result<u64, Trouble<S::Error>> {
+        let looked = Timestamp::now();
+        let Some(links) = &self.links else { return Ok(0) };
+        let raw = files::read_head(&links.index).map_err(|source| self.index_unreadable(source))?;
+        let head = match IndexHead::parse(&raw) {
+            Ok(head) => head,
+            Err(source @ IndexError::Version { .. }) => {
+                return Err(SqliteSourceError::Index { path: self.path.clone(), source }.into());
+            }
+            // A writer died while publishing, perhaps: whoever begins to read next repairs it. `maintain` will.
+            Err(_) => {
+                self.seen = raw;
+                return Ok(0);
+            }
+        };
+        let transactions = self.capture(sink, head, looked)?;
+        self.seen = raw;
+        Ok(transactions)
+    }
+
+    /// Hands over everything up to the published head.
+    pub(super) fn capture<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        head: IndexHead,
+        looked: Timestamp,
+    ) -> Result<u64, Trouble<S::Error>> {
+        if head.salts != self.place.salts {
+            self.begin_generation(head)?;
+        }
+        if head.frames < self.place.frame {
+            return Err(Trouble::Lost(format!(
+                "the log ends at frame {}, {} had been captured",
+                head.frames, self.place.frame
+            )));
+        }
+        if head.frames == self.place.frame {
+            self.looked = looked;
+            return if head.frames == 0 || head.checksum == self.place.checksum {
+                Ok(0)
+            } else {
+                Err(Trouble::Lost(format!("frame {} was written anew after its capture", head.frames)))
+            };
+        }
+        let spans = self.survey(head)?;
+        let (time, time_of_last) = self.commit_times(head, looked);
+        for (at, span) in spans.iter().enumerate() {
+            let last = at + 1 == spans.len();
+            self.hand_over(sink, *span, if last { time_of_last } else { time })?;
+        }
+        self.looked = looked;
+        self.pace.committed(Instant::now());
+        self.settle();
+        Ok(spans.len() as u64)
+    }
+
+    /// The log was reset: legal only under a pin on slot 0, when all of the old one had been captured.
+    fn begin_generation<E>(&mut self, head: IndexHead) -> Result<(), Trouble<E>> {
+        if !self.maybe_slot_zero {
+            return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
+        }
+        tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
+        self.place = Place { salts: head.salts, frame: 0, checksum: RunningChecksum::default() };
+        self.last_frames.clear();
+        self.frames.forget();
+        Ok(())
+    }
+
+    /// Checks the frames after the captured place up to the head; gives their transactions.
+    fn survey<E>(&mut self, head: IndexHead) -> Result<Vec<Span>, Trouble<E>> {
+        let Some(links) = &self.links else { return Ok(Vec::new()) };
+        let before = if self.place.frame == 0 {
+            let header = read_wal_header(links).map_err(Trouble::Passing)?;
+            if header.salts != head.salts || header.page_size != self.page_size || header.order != head.order
+            {
+                return Err(Trouble::Passing(format!(
+                    "the header of the log ({header:?}) is not that of its index"
+                )));
+            }
+            header.checksum
+        } else {
+            self.place.checksum
+        };
+        let range = Range {
+            file: &links.wal,
+            page_size: self.page_size,
+            salts: head.salts,
+            order: head.order,
+            first: self.place.frame + 1,
+            last: head.frames,
+            before,
+            published: head.checksum,
+        };
+        self.frames.survey(&range).map_err(|mismatch| Trouble::Passing(mismatch.0))
+    }
+
+    /// The times of the commits found by one look: of the last one, and of those before it.
+    ///
+    /// All of them lie after the look before and not after this one. The last one's is the log's modification time, if
+    /// nobody has written since. For the others only the lower bound is never later than the moment their writer was
+    /// told; while we watch it is some 50 µs off. What was committed before we watched gets the upper bound.
+    fn commit_times(&self, head: IndexHead, looked: Timestamp) -> (Timestamp, Timestamp) {
+        let modified = self
+            .links
+            .as_ref()
+            .and_then(|links| links.wal.metadata().ok())
+            .and_then(|metadata| metadata.modified().ok())
+            .and_then(|time| jiff::Timestamp::try_from(time).ok())
+            .map_or(looked, Timestamp::from);
+        let lower = self.looked.plus_micros(1).min(looked);
+        let upper = modified.max(lower).min(looked);
+        if self.away {
+            (upper, upper)
+        } else if self.written_beyond(head.frames, head.salts) {
+            (lower, lower)
+        } else {
+            (lower, upper)
+        }
+    }
+
+    /// Hands one transaction over and makes it the captured place.
+    fn hand_over<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        span: Span,
+        time: Timestamp,
+    ) -> Result<(), Trouble<S::Error>> {
+        let Some(links) = &self.links else { return Ok(()) };
+        let log = LogFile { file: &links.wal, page_size: self.page_size };
+        let (last_frames, known_pages) = (&mut self.last_frames, self.image_pages);
+        let outcome = self.frames.hand_over(log, span, |page, frame, image| {
+            let mut previous = |buffer: &mut Vec<u8>| {
+                page.get() <= known_pages && read_previous(links, log, last_frames, page, buffer)
+            };
+            sink.page(page, image, &mut previous)?;
+            last_frames.insert(page, frame);
+            Ok(())
+        });
+        let outcome = outcome.and_then(|checksum| {
+            let place = Place { salts: self.place.salts, frame: span.last, checksum };
+            let resume = ResumePoint {
+                inode: links.inode(),
+                page_size: self.page_size,
+                salts: place.salts,
+                frame: place.frame,
+                checksum,
+                image_pages: span.image_pages,
+                looked: time,
+            };
+            let commit = Commit {
+                image_pages: span.image_pages,
+                time,
+                not_before: self.looked.min(time),
+                observed: !self.away && time.micros_since(self.looked) <= WATCHED_MICROS,
+                resume: resume.encode(),
+            };
+            sink.commit(commit).map_err(HandOver::Sink)?;
+            (self.place, self.image_pages) = (place, span.image_pages);
+            Ok(())
+        });
+        outcome.map_err(|error| {
+            sink.rollback();
+            // The pages handed over so far are in the map with frames of the transaction that was given up.
+            if self.remember_frames().is_err() {
+                self.last_frames.spoil();
+            }
+            match error {
+                HandOver::Log(error) => Trouble::Passing(format!("the log cannot be read: {error}")),
+                HandOver::Sink(error) => Trouble::Sink(error),
+            }
+        })
+    }
+
+    /// Whether a further transaction is on its way into the log, behind a frame or into a new generation. (What is left
+    /// of one that was rolled back looks the same.)
+    pub(super) fn written_beyond(&self, frame: u32, salts: Salts) -> bool {
+        let Some(links) = &self.links else { return false };
+        let log = LogFile { file: &links.wal, page_size: self.page_size };
+        let next = log::read_frame_header(log, frame.saturating_add(1)).ok().flatten();
+        next.is_some_and(|header| header.salts == salts)
+            || read_wal_header(links).map_or(true, |header| header.salts != salts)
+    }
+}
+
+/// The version of a page before the transaction under way: its last captured frame, or the database file, into which
+/// the pin lets nothing newer.
+fn read_previous(
+    links: &Links,
+    log: LogFile<'_>,
+    last_frames: &LastFrames,
+    page: PageNo,
+    buffer: &mut Vec<u8>,
+) -> bool {
+    buffer.resize(log.page_size.bytes(), 0);
+    match last_frames.get(page) {
+        Ok(Some(frame)) => log::read_frame(log, frame, page, buffer).is_ok(),
+        Ok(None) => sqlite_ffi::read_database(links.pinned(), page.offset(log.page_size), buffer)
+            .is_ok_and(|complete| complete),
+        Err(()) => false,
+    }
+}
+
+fn read_wal_header(links: &Links) -> Result<WalHeader, String> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0; HEADER_LEN];
+    links.wal.read_exact_at(&mut bytes, 0).map_err(|error| format!("the header of the log: {error}"))?;
+    WalHeader::parse(&bytes).map_err(|error| format!("the header of the log: {error}"))
+}
