@@ -111,6 +111,12 @@ impl StateFolder {
         }
     }
 
+    /// Whether databases were protected from here before.
+    pub(crate) fn was_used(&self) -> bool {
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path().join("journal")).any(|journal| journal.exists())
+    }
+
     fn added_path(&self) -> PathBuf {
         self.path.join("databases.toml")
     }

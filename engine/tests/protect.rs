@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everwhen_engine::history::History;
+use everwhen_engine::history::{GapReason, History};
 use everwhen_engine::ids::HostId;
 use everwhen_engine::plan::Target;
 use everwhen_engine::protect::{Health, ProtectOptions, Protection};
@@ -165,6 +165,79 @@ async fn a_stop_with_the_store_away_keeps_every_commit_in_the_spool() {
     let history = bench.history().await;
     assert!(history.gaps().is_empty(), "{:?}", history.gaps());
     assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+/// Everything fails but the local disk.
+fn store_away(bench: &Bench) {
+    for verb in [Verb::Get, Verb::List, Verb::Put] {
+        bench.faulty.add(Rule::always(verb, Fault::Unreachable));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_the_store_away_keeps_the_log_and_loses_no_commit() {
+    let bench = Bench::new("away-at-start").await;
+    let app = bench.connect();
+    table(&app);
+    for (start, backfilled_first, commits) in [(0, true, 51), (100, false, 101)] {
+        let protection = bench.start().await;
+        insert(&app, start);
+        protection.wait_durable(None, PATIENCE).await.unwrap();
+        protection.stop().await.unwrap();
+        if backfilled_first {
+            // Everything is in the file: the next commit resets the log.
+            app.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        }
+        store_away(&bench);
+        let protection = bench.start().await;
+        until("the trouble is shown", || {
+            protection.status().reasons.iter().any(|reason| reason.contains("the log is kept"))
+        })
+        .await;
+        for id in start + 1..start + 50 {
+            insert(&app, id);
+            // With all in the file the next commit would reset the log, if nobody held it.
+            app.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        }
+        bench.faulty.clear();
+        let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        assert_eq!(durable.tx.get(), commits);
+        // Nobody watched, so the times are not sure; but every commit is there.
+        let gaps = bench.history().await.gaps();
+        assert!(gaps.iter().all(|gap| gap.reason == GapReason::UncertainTimes), "{gaps:?}");
+        assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+        protection.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_grows_too_long_before_the_store_is_back_is_let_go_of_with_a_gap() {
+    let bench = Bench::new("away-too-long").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    protection.stop().await.unwrap();
+    store_away(&bench);
+    let options = ProtectOptions { source_log_bytes: 1 << 20, ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    let log = bench.folder.path().join("app.db-wal");
+    for id in 0..500 {
+        insert(&app, id);
+    }
+    assert!(log.metadata().unwrap().len() > 1 << 20);
+    until("the log is let go of", || {
+        let all = |row: &rusqlite::Row<'_>| Ok(row.get::<_, i64>(1)? == row.get::<_, i64>(2)?);
+        // Once nobody holds it, all of it can be put into the file, and the next commit resets it.
+        app.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], all).unwrap()
+    })
+    .await;
+    insert(&app, -1);
+    bench.faulty.clear();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    assert_eq!(protection.status().gaps_total, 1);
     protection.stop().await.unwrap();
 }
 

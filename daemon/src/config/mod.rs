@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use everwhen_engine::capture::sqlite::SqliteOptions;
 use everwhen_engine::error::{ErrorKind, Explain};
 use toml::de::DeTable;
 
@@ -155,6 +156,11 @@ impl DatabaseEntry {
     /// A database of the default class, named after its file.
     pub(crate) fn of(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), name: None, class: Self::DEFAULT_CLASS.into(), convert_to_wal: false }
+    }
+
+    /// How the engine shall capture it.
+    pub(crate) fn sqlite(&self) -> SqliteOptions {
+        SqliteOptions { convert_to_wal: self.convert_to_wal, ..SqliteOptions::default() }
     }
 
     /// The entry as it stands in a file.

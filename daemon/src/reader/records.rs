@@ -38,12 +38,34 @@ pub(crate) async fn open(address: &str, config: &Config) -> Result<Repository, F
     opened.map_err(|error| Failure::of(&error))
 }
 
-/// Opens a repository, made if it was not there.
-pub(crate) async fn open_or_create(address: &str, config: &Config) -> Result<Repository, Failure> {
+/// Opens a repository, made if it was not there. But not where there was one: a disk that is not mounted looks like an
+/// empty folder, and a history is not begun anew by accident.
+pub(crate) async fn open_or_create(
+    address: &str,
+    config: &Config,
+    state: &StateFolder,
+) -> Result<Repository, Failure> {
+    if state.was_used() {
+        return match Repository::open(store(address)?, key_source(config).as_ref()).await {
+            Err(error @ RepositoryError::NotARepository { .. }) => Err(lost_repository(&error, state)),
+            opened => opened.map_err(|error| Failure::of(&error)),
+        };
+    }
     let options =
         CreateOptions { encryption: key_source(config), location: String::new(), now: Timestamp::now() };
     let opened = Repository::open_or_create(store(address)?, options).await;
     opened.map_err(|error| Failure::of(&error))
+}
+
+fn lost_repository(error: &RepositoryError, state: &StateFolder) -> Failure {
+    let before = format!(
+        "databases were protected with the state folder {} before, and the repository is gone",
+        state.path().display()
+    );
+    Failure::new(ErrorKind::Refused, before).caused_by(error).advise(
+        "look whether its disk is mounted and the address is right; to begin a new history, remove the state folder \
+         or name another one with --state",
+    )
 }
 
 /// The URL that a store, as it was written, has.

@@ -1,11 +1,14 @@
 //! The running daemon: its databases, and the answers to those who ask it.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use everwhen_engine::capture::sqlite::SqliteSource;
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
+use everwhen_engine::protect::Hold;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -24,6 +27,8 @@ use crate::wire::{seen_in, time_in, time_out};
 
 /// How often a database that could not be protected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// While a store is away at the start, a log may grow to this many bytes before it is let go of.
+const LOG_BYTES_HELD: u64 = 256 << 20;
 /// How often a mark says how far the time is covered.
 const MARK_EVERY: Duration = Duration::from_secs(600);
 const MARK_PATIENCE: Duration = Duration::from_secs(5);
@@ -41,6 +46,10 @@ pub(crate) struct Daemon {
     /// Held while databases come and go. Keeps every home there is.
     homes: Mutex<Vec<Arc<Home>>>,
     new_homes: mpsc::UnboundedSender<Arc<Home>>,
+    /// What was asked for at the start.
+    asked: Vec<DatabaseEntry>,
+    /// Databases whose logs were held while a store was away.
+    held: std::sync::Mutex<HashMap<PathBuf, SqliteSource>>,
 }
 
 /// Tells of each new home, so that its socket is opened.
@@ -53,10 +62,16 @@ impl Daemon {
         asked: Vec<DatabaseEntry>,
     ) -> Result<(Arc<Self>, NewHomes), Failure> {
         let (new_homes, tells_of_homes) = mpsc::unbounded_channel();
-        let (guards, homes) = (RwLock::default(), Mutex::default());
-        let daemon = Self { told, started: Timestamp::now(), guards, homes, new_homes };
-        let daemon = Arc::new(daemon);
         let asked = fit_or_refused(asked).await?;
+        let daemon = Arc::new(Self {
+            told,
+            started: Timestamp::now(),
+            guards: RwLock::default(),
+            homes: Mutex::default(),
+            new_homes,
+            asked: asked.clone(),
+            held: std::sync::Mutex::default(),
+        });
         daemon.open_shared_home().await?;
         let mut failures = Vec::new();
         for entry in asked {
@@ -68,6 +83,7 @@ impl Daemon {
                 daemon.take_in(entry, true, &mut failures).await?;
             }
         }
+        daemon.held().clear();
         let waiting = daemon.guards().iter().filter(|guard| guard.is_waiting()).count();
         let mut failures = failures.into_iter();
         match failures.next() {
@@ -100,8 +116,10 @@ impl Daemon {
         if self.guards().iter().any(|guard| Path::new(&path) == guard.entry().path) {
             return Ok(());
         }
-        let guard = self.prepare(DatabaseEntry { path: path.into(), ..entry }, added).await?;
-        failures.extend(guard.start().await.err());
+        let path = PathBuf::from(path);
+        let guard = self.prepare(DatabaseEntry { path: path.clone(), ..entry }, added).await?;
+        let held = self.held().remove(&path);
+        failures.extend(guard.start(held).await.err());
         self.keep(guard);
         Ok(())
     }
@@ -122,10 +140,45 @@ impl Daemon {
         if let Some(home) = homes.iter().find(|home| home.place == place) {
             return Ok(Arc::clone(home));
         }
-        let home = Arc::new(Home::open(place, &self.told.config).await?);
+        let opened = match Home::open(place.clone(), &self.told.config).await {
+            Err(failure) if failure.kind == ErrorKind::StoreUnreachable && place.state.was_used() => {
+                self.wait_for(&place, failure).await?
+            }
+            opened => opened?,
+        };
+        let home = Arc::new(opened);
         homes.push(Arc::clone(&home));
         let _ = self.new_homes.send(Arc::clone(&home));
         Ok(home)
+    }
+
+    /// The store is away, and databases were protected into it before: nothing of theirs must be lost meanwhile, so
+    /// their logs are held until it is back.
+    async fn wait_for(&self, place: &Place, mut failure: Failure) -> Result<Home, Failure> {
+        let asked = self.asked.iter().map(|entry| (spelt(&entry.path).into(), entry.sqlite()));
+        let added = place.state.added()?;
+        let added = added.iter().map(|entry| (spelt(&entry.path).into(), entry.sqlite()));
+        let hold = Hold::begin(asked.chain(added).collect(), LOG_BYTES_HELD)
+            .map_err(|error| Failure::io("cannot hold the logs", &error))?;
+        loop {
+            tracing::warn!(
+                "the store is away, the logs of the databases are held until it is back: {}",
+                failure.message()
+            );
+            tokio::time::sleep(RETRY).await;
+            match Home::open(place.clone(), &self.told.config).await {
+                Err(next) if next.kind == ErrorKind::StoreUnreachable => failure = next,
+                opened => {
+                    let held = tokio::task::spawn_blocking(|| hold.end()).await.unwrap_or_default();
+                    self.held().extend(held);
+                    return opened;
+                }
+            }
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, SqliteSource>> {
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// All homes.
@@ -155,7 +208,7 @@ impl Daemon {
         loop {
             tokio::time::sleep(RETRY).await;
             for guard in self.guards().iter().filter(|guard| guard.is_waiting()) {
-                if guard.start().await.is_ok() {
+                if guard.start(None).await.is_ok() {
                     tracing::info!("{}: protected now", guard.entry().name());
                 }
             }
@@ -351,7 +404,7 @@ impl Answers for Arc<Daemon> {
             }
             Guard::check(&entry).await?;
             let guard = self.prepare(entry.clone(), true).await?;
-            guard.start().await?;
+            guard.start(None).await?;
             self.keep(Arc::clone(&guard));
             let mut added = guard.home.place.state.added()?;
             added.push(entry);

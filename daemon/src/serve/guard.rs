@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, RwLock};
 
-use everwhen_engine::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
+use everwhen_engine::capture::sqlite::{SqliteSource, SqliteSourceError};
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::protect::{self, ProtectOptions, Protection, ProtectionStatus};
 use everwhen_proto::v1;
@@ -105,7 +105,7 @@ impl Guard {
             return Err(Failure::new(ErrorKind::TargetUnfit, missing));
         }
         let path = entry.path.clone();
-        let options = SqliteOptions { convert_to_wal: entry.convert_to_wal, ..SqliteOptions::default() };
+        let options = entry.sqlite();
         let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, options).map(drop)).await;
         let opened = opened.map_err(|died| Failure::new(ErrorKind::Failed, cannot()).caused_by(&died))?;
         match opened {
@@ -114,12 +114,13 @@ impl Guard {
         }
     }
 
-    /// Begins, or tries again.
-    pub(crate) async fn start(&self) -> Result<(), Failure> {
+    /// Begins, or tries again; with the open source, if the log was held until now.
+    pub(crate) async fn start(&self, held: Option<SqliteSource>) -> Result<(), Failure> {
         if !self.captured_class {
             return Ok(());
         }
-        match Protection::start(self.home.records.repository.clone(), self.options.clone()).await {
+        let repository = self.home.records.repository.clone();
+        match Protection::start_with(repository, self.options.clone(), held).await {
             Ok(protection) => {
                 self.set(Watch::Running(Arc::new(protection)));
                 Ok(())

@@ -31,7 +31,7 @@ impl Home {
         place.state.make()?;
         let lock = place.state.lock()?;
         let host = place.state.host()?;
-        let repository = reader::open_or_create(&place.store, config).await?;
+        let repository = reader::open_or_create(&place.store, config, &place.state).await?;
         let records = Records::new(repository, &place.state)?;
         Ok(Self { place, records, host, host_name: host_name(), _lock: lock })
     }
@@ -71,7 +71,7 @@ impl Home {
         let mut options =
             ProtectOptions::new(entry.path.clone(), name, state, self.host, self.host_name.clone());
         options.class.clone_from(&entry.class);
-        options.sqlite.convert_to_wal = entry.convert_to_wal;
+        options.sqlite = entry.sqlite();
         options.flush_interval = flush.interval.unwrap_or(options.flush_interval);
         options.segment_bytes = flush.segment_bytes.unwrap_or(options.segment_bytes);
         options.memory_queue_bytes = flush.queue_bytes.unwrap_or(options.memory_queue_bytes);

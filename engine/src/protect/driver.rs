@@ -5,7 +5,7 @@
 //! safe, and the next run begins as after a restart: there is one way back, and it is the tested one.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -24,6 +24,7 @@ use crate::protect::base::{self, BaseJob};
 use crate::protect::begin::{self, Beginning};
 use crate::protect::error::ProtectError;
 use crate::protect::found::{self, Found, Record};
+use crate::protect::held::{self, Held};
 use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
 use crate::protect::recorder::Recorder;
@@ -74,49 +75,66 @@ enum Ended {
 impl Driver {
     /// Runs until told to stop. Errors are shown in the status and tried again.
     pub(crate) fn run(mut self, first: Option<SqliteSource>) {
-        let mut source = first;
+        let (path, sqlite) = (self.options.source.clone(), self.options.sqlite.clone());
+        let mut held = Held::new(path, sqlite, self.options.source_log_bytes, first);
         let mut pause = RETRY_MIN;
         loop {
             let began = Instant::now();
-            let result = match source.take() {
-                Some(source) => self.run_once(source),
-                None => self.reopen().and_then(|source| self.run_once(source)),
-            };
-            match result {
+            match self.run_once(&mut held) {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Again) => {}
                 Err(error) => {
                     let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+                    let held = if held.is_held() { "; the log is kept meanwhile" } else { "" };
                     tracing::warn!(error = %chain(&error), "protection is interrupted");
-                    self.board.source_trouble(Some(format!("{}{advice}", chain(&error))));
+                    self.board.source_trouble(Some(format!("{}{advice}{held}", chain(&error))));
                 }
             }
             pause = if began.elapsed() > RETRY_MAX { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
-            if self.pause_is_cut_short(pause) {
+            if self.told_to_stop_within(pause, &mut held) {
                 return;
             }
         }
     }
 
-    fn reopen(&self) -> Result<SqliteSource, ProtectError> {
-        Ok(SqliteSource::open(&self.options.source, self.options.source_options())?)
+    /// Waits before the next run; `true` when told to stop meanwhile.
+    fn told_to_stop_within(&self, pause: Duration, held: &mut Held) -> bool {
+        let until = Instant::now() + pause;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            held.check();
+            match self.commands.recv_timeout(left.min(held::CHECK_EVERY)) {
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+                // Who waits for a flush is told by the reply that never comes.
+                Ok(Command::Flush(_) | Command::BaseDone(_)) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        false
     }
 
-    /// Waits before the next run; `true` when told to stop meanwhile.
-    fn pause_is_cut_short(&self, pause: Duration) -> bool {
-        match self.commands.recv_timeout(pause) {
-            Ok(Command::Stop) | Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => true,
-            Ok(Command::Flush(reply)) => {
-                drop(reply);
-                false
+    /// Finds where to begin, while the log is kept. `None` when told to stop meanwhile.
+    fn begin(&self, held: &mut Held) -> Result<Option<Beginning>, ProtectError> {
+        let (repository, options) = (self.repository.clone(), self.options.clone());
+        let path = held.path().to_owned();
+        let mut begun = self.runtime.spawn(async move { begin::begin(&repository, &options, &path).await });
+        loop {
+            let waited =
+                self.runtime.block_on(async { tokio::time::timeout(held::CHECK_EVERY, &mut begun).await });
+            match waited {
+                Ok(Ok(beginning)) => return beginning.map(Some),
+                Ok(Err(died)) => return Err(ProtectError::TaskDied { what: died.to_string() }),
+                Err(_) => held.check(),
             }
-            _ => false,
+            if matches!(self.commands.try_recv(), Ok(Command::Stop) | Err(TryRecvError::Disconnected)) {
+                begun.abort();
+                return Ok(None);
+            }
         }
     }
 
-    fn run_once(&mut self, source: SqliteSource) -> Result<Ended, ProtectError> {
-        let beginning =
-            self.runtime.block_on(begin::begin(&self.repository, &self.options, source.path()))?;
+    fn run_once(&mut self, held: &mut Held) -> Result<Ended, ProtectError> {
+        held.hold()?;
+        let Some(beginning) = self.begin(held)? else { return Ok(Ended::Stopped) };
+        let source = held.take()?;
         let mut run = Run::begin(self, source, beginning)?;
         self.board.source_trouble(None);
         let ended = run.capture(self);

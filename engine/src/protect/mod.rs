@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod found;
 mod frames;
+mod held;
 mod journal;
 mod outbox;
 mod packing;
@@ -39,6 +40,7 @@ use crate::time::Timestamp;
 
 pub use crate::history::Point;
 pub use error::ProtectError;
+pub use held::Hold;
 pub use status::{BaseProgress, Health, ProtectionStatus};
 
 use driver::{Command, Driver};
@@ -95,10 +97,6 @@ impl ProtectOptions {
             stop_patience: Duration::from_secs(20),
         }
     }
-
-    fn source_options(&self) -> SqliteOptions {
-        self.sqlite.clone()
-    }
 }
 
 /// A running protection. Dropping it stops the capture without waiting; [`Protection::stop`] is the orderly way.
@@ -118,14 +116,22 @@ impl Protection {
     /// # Errors
     /// When the state folder is held by another process or cannot be used, or the source is not fit to be captured.
     pub async fn start(repository: Repository, options: ProtectOptions) -> Result<Self, ProtectError> {
+        Self::start_with(repository, options, None).await
+    }
+
+    /// The same with a source that is open already, so that its log was held until now (see [`Hold`]).
+    ///
+    /// # Errors
+    /// As for [`Protection::start`].
+    pub async fn start_with(
+        repository: Repository,
+        options: ProtectOptions,
+        held: Option<SqliteSource>,
+    ) -> Result<Self, ProtectError> {
         let lock = lock_state(&options)?;
-        let (path, sqlite) = (options.source.clone(), options.source_options());
-        let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, sqlite)).await;
-        let source = match opened.map_err(|died| ProtectError::TaskDied { what: died.to_string() })? {
-            Ok(source) => Some(source),
-            // Its application has not created it yet: protection begins when it does.
-            Err(SqliteSourceError::NotThere { .. } | SqliteSourceError::Empty { .. }) => None,
-            Err(error) => return Err(error.into()),
+        let source = match held {
+            Some(source) => Some(source),
+            None => open_source(&options).await?,
         };
         let path = source.as_ref().map_or(options.source.as_path(), SqliteSource::path);
         let board = Board::new(&options.name, path.to_owned());
@@ -251,6 +257,17 @@ impl Drop for Protection {
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Stop);
         self.waker.wake();
+    }
+}
+
+/// The source; `None` when its application has not created it yet: protection begins when it does.
+async fn open_source(options: &ProtectOptions) -> Result<Option<SqliteSource>, ProtectError> {
+    let (path, sqlite) = (options.source.clone(), options.sqlite.clone());
+    let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, sqlite)).await;
+    match opened.map_err(|died| ProtectError::TaskDied { what: died.to_string() })? {
+        Ok(source) => Ok(Some(source)),
+        Err(SqliteSourceError::NotThere { .. } | SqliteSourceError::Empty { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::capture::sqlite_ffi;
 use crate::capture::watch::Watcher;
 use crate::page::PageSize;
 use crate::sqlite::index::{HEAD_LEN, IndexHead};
-use crate::sqlite::wal::{RunningChecksum, Salts};
+use crate::sqlite::wal::Salts;
 use crate::time::Timestamp;
 
 /// The first SQLite without the WAL-reset bug.
@@ -60,12 +60,13 @@ impl SqliteSource {
             path,
             options,
             links: None,
-            place: Place { salts: Salts::default(), frame: 0, checksum: RunningChecksum::default() },
+            place: Place::default(),
             page_size: PageSize::MIN,
             image_pages: 0,
             last_frames: LastFrames::default(),
             frames: Frames::default(),
             maybe_slot_zero: true,
+            opening: None,
             unplaced: true,
             away: true,
             secured: None,
@@ -97,6 +98,7 @@ impl SqliteSource {
         self.seen = [0; HEAD_LEN + 4];
         self.pace = Pace::new(Instant::now());
         self.hot_since = None;
+        self.opening = self.look()?.map(|look| Place::of(look.head));
         Ok(())
     }
 
@@ -121,7 +123,11 @@ impl SqliteSource {
         };
         match decision {
             Ok(point) => {
-                self.place = Place { salts: point.salts, frame: point.frame, checksum: point.checksum };
+                self.place = if point.salts == look.head.salts {
+                    point.place()
+                } else {
+                    Place { salts: look.head.salts, ..Place::default() }
+                };
                 self.image_pages = point.image_pages;
                 self.looked = point.looked;
                 (self.unplaced, self.away) = (false, true);
@@ -153,6 +159,10 @@ impl SqliteSource {
             )));
         }
         if point.salts != head.salts {
+            // All of the log before had been captured when our first pin began, and that pin allows only one reset.
+            if self.opening == Some(point.place()) {
+                return Ok(());
+            }
             return Err(Break::other("the log was reset since"));
         }
         if point.frame > head.frames {
@@ -185,7 +195,7 @@ impl SqliteSource {
 
     /// Makes the published state the captured one, without handing anything over.
     pub(super) fn place_at(&mut self, head: IndexHead) -> Result<()> {
-        self.place = Place { salts: head.salts, frame: head.frames, checksum: head.checksum };
+        self.place = Place::of(head);
         self.image_pages = self.image_pages_at(head)?;
         self.looked = Timestamp::now();
         self.frames.forget();

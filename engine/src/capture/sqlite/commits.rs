@@ -11,7 +11,7 @@ use crate::capture::sink::{Commit, Sink};
 use crate::capture::sqlite_ffi;
 use crate::page::PageNo;
 use crate::sqlite::index::{IndexError, IndexHead};
-use crate::sqlite::wal::{HEADER_LEN, RunningChecksum, Salts, WalHeader};
+use crate::sqlite::wal::{HEADER_LEN, Salts, WalHeader};
 use crate::time::Timestamp;
 
 /// A commit seen later than this after the look before was not watched (the machine slept, or we did).
@@ -81,7 +81,7 @@ impl SqliteSource {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
-        self.place = Place { salts: head.salts, frame: 0, checksum: RunningChecksum::default() };
+        self.place = Place { salts: head.salts, ..Place::default() };
         self.last_frames.clear();
         self.frames.forget();
         Ok(())

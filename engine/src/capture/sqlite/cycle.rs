@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rusqlite::wal::CheckpointMode;
 
-use super::files;
 use super::look::Look;
 use super::{SqliteSource, Trouble};
 use crate::capture::sink::Sink;
@@ -100,7 +99,7 @@ impl SqliteSource {
         if Arc::strong_count(&self.held_images) > 1 || self.is_at_rest() {
             return Ok(());
         }
-        if self.checkpoint_waits(now) {
+        if self.checkpoint_waits_for_us(now) {
             return self.advance(sink, transactions).map(|_| ());
         }
         let read_only = self.links.as_ref().is_none_or(|links| links.read_only);
@@ -165,12 +164,11 @@ impl SqliteSource {
     }
 
     /// Whether an application's checkpoint blocks all writers and waits, most likely for us: seen at two probes.
-    fn checkpoint_waits(&mut self, now: Instant) -> bool {
+    fn checkpoint_waits_for_us(&mut self, now: Instant) -> bool {
         if now < self.pace.next_probe {
             return false;
         }
-        let Some(links) = &self.links else { return false };
-        if files::checkpoint_blocks_writers(&links.index) {
+        if self.checkpoint_waits() {
             self.pace.waiting = self.pace.waiting.saturating_add(1);
             self.pace.next_probe = now + WAITING_PAUSE;
         } else {

@@ -40,8 +40,8 @@ use self::log::{Frames, LastFrames};
 use super::sink::Sink;
 use super::watch::Watcher;
 use crate::page::PageSize;
-use crate::sqlite::index::HEAD_LEN;
-use crate::sqlite::wal::{RunningChecksum, Salts};
+use crate::sqlite::index::{HEAD_LEN, IndexHead};
+use crate::sqlite::wal::{RunningChecksum, Salts, frame_offset};
 use crate::time::Timestamp;
 
 type Result<T> = std::result::Result<T, SqliteSourceError>;
@@ -158,6 +158,8 @@ pub struct SqliteSource {
     frames: Frames,
     /// Whether the pin may be on slot 0, which allows a reset.
     maybe_slot_zero: bool,
+    /// The end of the log when the first pin had begun; `None` when it could not be read.
+    opening: Option<Place>,
     /// Attached at an unknown place, and nothing captured from it yet.
     unplaced: bool,
     /// Nothing was looked at since the attach: what is found first was committed while nobody watched.
@@ -177,12 +179,18 @@ pub struct SqliteSource {
     held_images: Arc<()>,
 }
 
-/// A captured commit's place in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A commit's place in the log. The default is before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     salts: Salts,
     frame: u32,
     checksum: RunningChecksum,
+}
+
+impl Place {
+    fn of(head: IndexHead) -> Self {
+        Self { salts: head.salts, frame: head.frames, checksum: head.checksum }
+    }
 }
 
 /// Why a look did not end well.
@@ -285,6 +293,21 @@ impl SqliteSource {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Bytes in the log, as it is now. It grows from [`SqliteSource::open`] until capture begins: the first pin holds it.
+    ///
+    /// # Errors
+    /// When the source is not attached or its index cannot be read.
+    pub fn log_bytes(&self) -> Result<u64> {
+        let frames = self.look()?.map_or(0, |look| look.head.frames);
+        Ok(frame_offset(frames.saturating_add(1), self.page_size))
+    }
+
+    /// Whether an application's checkpoint keeps all writers out at this moment: if it lasts, it waits for our pin.
+    #[must_use]
+    pub fn checkpoint_waits(&self) -> bool {
+        self.links.as_ref().is_some_and(|links| files::checkpoint_blocks_writers(&links.index))
     }
 
     /// Figures of the log, as it is now.

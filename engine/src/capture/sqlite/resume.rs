@@ -3,6 +3,7 @@
 //! Little-endian: version (1 byte), inode (8), page size (4), salts (4, 4), frame (4), checksum (4, 4), image pages (4),
 //! time of the look in µs (8), CRC-32 of all before (4).
 
+use super::Place;
 use crate::page::PageSize;
 use crate::sqlite::wal::{RunningChecksum, Salts};
 use crate::time::Timestamp;
@@ -41,6 +42,10 @@ impl ResumePoint {
         bytes.extend(self.looked.as_micros().to_le_bytes());
         bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
         bytes
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place { salts: self.salts, frame: self.frame, checksum: self.checksum }
     }
 
     /// `None` for anything that [`ResumePoint::encode`] of this version did not write.
