@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use everwhen_engine::history::{GapReason, History};
 use everwhen_engine::ids::HostId;
 use everwhen_engine::plan::Target;
-use everwhen_engine::protect::{Health, ProtectOptions, Protection};
+use everwhen_engine::protect::{BaseRule, Health, ProtectOptions, Protection};
 use everwhen_engine::repository::{CreateOptions, Repository};
 use everwhen_engine::restore::{self, Cancel};
 use everwhen_engine::store::Store;
@@ -239,6 +239,47 @@ async fn a_log_that_grows_too_long_before_the_store_is_back_is_let_go_of_with_a_
     assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
     assert_eq!(protection.status().gaps_total, 1);
     protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bases_come_by_work_share_their_chunks_and_bound_what_a_restore_replays() {
+    let bench = Bench::new("by-work").await;
+    let app = bench.connect();
+    table(&app);
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+                INSERT INTO t SELECT i, randomblob(100) FROM n";
+    app.execute(rows, []).unwrap();
+    let rule = BaseRule { versions: 500, age: None };
+    let options = ProtectOptions { base: rule, ..bench.options("state") };
+    let mut protection = Protection::start(bench.repository.clone(), options.clone()).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    let first_base = protection.status().stored_bytes_total;
+    let mut states = Vec::new();
+    for round in 0..3 {
+        for id in 0..400 {
+            // Random bytes in one corner of the file: the log soon weighs a quarter of the base.
+            app.execute("UPDATE t SET v = randomblob(3000) WHERE id = ?1", [id % 50]).unwrap();
+        }
+        let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        states.push((durable, image(&bench.database())));
+        if round == 1 {
+            // The rule goes on where it was, and so does the sharing of chunks.
+            protection.stop().await.unwrap();
+            protection = Protection::start(bench.repository.clone(), options.clone()).await.unwrap();
+        }
+    }
+    until("the last base is made", || protection.status().base.pages_total.is_none()).await;
+    let stored = protection.status().stored_bytes_total;
+    protection.stop().await.unwrap();
+    let history = bench.history().await;
+    let bases = history.bases().count();
+    assert!((3..=12).contains(&bases), "{bases} bases");
+    assert!(stored < first_base * 4, "{stored} bytes in all, {first_base} with the first base");
+    let plan = restore::plan(&bench.repository, &history, Target::Latest, Timestamp::now()).await.unwrap();
+    assert!(plan.transactions < 1000, "{} transactions to replay", plan.transactions);
+    for (position, expected) in states {
+        assert!(bench.restore(Target::Position(position)).await == expected, "{position}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,9 @@ impl Guard {
         home: Arc<Home>,
         flush: &Flush,
     ) -> Self {
-        let options = home.options_for(&entry, flush);
+        let mut options = home.options_for(&entry, flush);
+        // So that expiry never takes the only base of what must stay.
+        options.base.age = class.map(|class| class.retention / 2);
         let captured_class = class.is_none_or(|class| class.captured);
         let watch = if captured_class {
             Watch::Waiting(Failure::new(ErrorKind::Failed, "protection has not begun"))

@@ -23,6 +23,7 @@ use crate::protect::ship::chain;
 use crate::protect::status::Board;
 use crate::repository::{Repository, RepositoryError};
 use crate::store::keys::BaseKey;
+use crate::time::Timestamp;
 
 /// Packs that may wait in memory for the store; more wait on disk.
 const PACKS_IN_MEMORY: usize = 2;
@@ -196,11 +197,43 @@ where
     }
 }
 
-/// Whether the log since the last base has grown past what a restore should replay.
-///
-/// A new base when it passes a million page versions and a quarter of the base's stored bytes, whichever is later.
-pub(crate) fn is_due(log_versions: u64, log_bytes: u64, base_bytes: u64) -> bool {
-    log_versions >= 1_000_000 && log_bytes >= base_bytes / 4
+/// What decides when the next base is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BaseFacts {
+    /// When the state it holds was committed.
+    time: Timestamp,
+    /// Its bytes in the store, shared chunks included.
+    bytes: u64,
+}
+
+impl BaseFacts {
+    pub(crate) fn of(manifest: &Manifest) -> Self {
+        let bytes = manifest.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        Self { time: manifest.time, bytes }
+    }
+
+    /// Whether the log since then, so many page versions in so many stored bytes, is more than a restore should replay:
+    /// past the versions of the rule and a quarter of the base's bytes, whichever is later. Or it is simply old.
+    pub(crate) fn is_outgrown(self, versions: u64, bytes: u64, now: Timestamp, rule: BaseRule) -> bool {
+        let much = versions >= rule.versions && bytes >= self.bytes / 4;
+        let age = Duration::from_micros(u64::try_from(now.micros_since(self.time)).unwrap_or(0));
+        much || versions > 0 && rule.age.is_some_and(|max| age >= max)
+    }
+}
+
+/// When a new base is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseRule {
+    /// Not before so many page versions in the log, unless by age. A million are replayed in about two seconds.
+    pub versions: u64,
+    /// At the first commit after this time: so that what expires never takes the last base of a window with it.
+    pub age: Option<Duration>,
+}
+
+impl Default for BaseRule {
+    fn default() -> Self {
+        Self { versions: 1_000_000, age: None }
+    }
 }
 
 /// The base a position's history begins from, for the first chunk-sharing base after a start.
@@ -219,7 +252,21 @@ pub(crate) async fn newest_manifest(
     Manifest::decode(&bytes).ok().map(Arc::new)
 }
 
-/// Bytes of a base in the store, shared chunks included.
-pub(crate) fn stored_bytes(manifest: &Manifest) -> u64 {
-    manifest.chunks.iter().map(|chunk| u64::from(chunk.len)).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_is_outgrown_by_work_or_by_age_but_never_while_nothing_happens() {
+        let base = BaseFacts { time: Timestamp::from_micros(1_000_000), bytes: 4_000 };
+        let rule = BaseRule { versions: 100, age: Some(Duration::from_secs(60)) };
+        let (soon, late) = (Timestamp::from_micros(2_000_000), Timestamp::from_micros(61_000_000));
+        let outgrown = |versions, bytes, now| base.is_outgrown(versions, bytes, now, rule);
+        assert!(!outgrown(99, 10_000, soon), "few versions");
+        assert!(!outgrown(1_000_000, 999, soon), "few bytes");
+        assert!(outgrown(100, 1_000, soon));
+        assert!(outgrown(1, 1, late), "old");
+        assert!(!outgrown(0, 0, late), "old, and still all there is");
+        assert!(!outgrown(1, 1, Timestamp::from_micros(0)), "a clock that stepped back");
+    }
 }

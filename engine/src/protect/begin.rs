@@ -18,7 +18,7 @@ use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::page::{PageNo, PageSize, StateChecksum};
 use crate::plan::Target;
 use crate::protect::ProtectOptions;
-use crate::protect::base;
+use crate::protect::base::BaseFacts;
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
 use crate::protect::journal::{Journal, Mark, Recovered};
@@ -44,26 +44,15 @@ pub(crate) struct Beginning {
     pub(crate) stored: Option<(TxId, Timestamp)>,
     /// Parts of the spool that the repository does not have.
     pub(crate) spooled: Vec<Part>,
-    /// Whether the repository has a base from which the present timeline can be replayed.
-    pub(crate) has_base: bool,
-    /// Stored bytes of the newest base.
-    pub(crate) base_bytes: u64,
+    /// The newest base from which the present timeline can be replayed.
+    pub(crate) base: Option<BaseFacts>,
     /// To be told to the operator.
     pub(crate) note: Option<String>,
 }
 
 impl Beginning {
     fn of_nothing(mark: Mark) -> Self {
-        Self {
-            mark,
-            table: None,
-            state: None,
-            stored: None,
-            spooled: Vec::new(),
-            has_base: false,
-            base_bytes: 0,
-            note: None,
-        }
+        Self { mark, table: None, state: None, stored: None, spooled: Vec::new(), base: None, note: None }
     }
 }
 
@@ -88,9 +77,9 @@ pub(crate) async fn begin(
     let mut end = spooled.last().map(|part| part.range.last()).or(tip);
     let reached =
         recovered.iter().flat_map(Recovered::marks).filter(|mark| mark.tx <= end).last().unwrap_or(&oldest);
-    let based = base_of(repository, reached).await?;
+    let base = base_of(repository, reached).await?;
     let mut spooled = spooled;
-    if based.is_none() && reached.needs_base > tip {
+    if base.is_none() && reached.needs_base > tip {
         // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
         spooled.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
         spooled.clear();
@@ -107,10 +96,9 @@ pub(crate) async fn begin(
         return fork_at_tip(repository, options, oldest.database, why).await;
     };
     let spooled = spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>().map_err(state_error)?;
-    let (has_base, base_bytes) = (based.is_some(), based.unwrap_or(0));
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
-    Ok(Beginning { mark, table: Some(table), state, stored, spooled, has_base, base_bytes, note: None })
+    Ok(Beginning { mark, table: Some(table), state, stored, spooled, base, note: None })
 }
 
 async fn begin_without_journal(
@@ -244,15 +232,15 @@ fn read_part(part: SpooledPart) -> std::io::Result<Part> {
     })
 }
 
-/// The stored bytes of the newest base from which the states up to `mark` can be rebuilt, if there is one.
-async fn base_of(repository: &Repository, mark: &Mark) -> Result<Option<u64>, ProtectError> {
+/// The newest base from which the states up to `mark` can be rebuilt, if there is one.
+async fn base_of(repository: &Repository, mark: &Mark) -> Result<Option<BaseFacts>, ProtectError> {
     let bases = repository.bases(mark.database).await?;
     let serves =
         |key: &BaseKey| key.position.timeline <= mark.timeline && Some(key.position.tx) >= mark.needs_base;
     let newest = bases.iter().filter(|(key, _)| serves(key)).max_by_key(|(key, _)| key.position);
     let Some((key, _)) = newest else { return Ok(None) };
     let manifest = Manifest::decode(&repository.get_base(key).await?)?;
-    Ok(Some(base::stored_bytes(&manifest)))
+    Ok(Some(BaseFacts::of(&manifest)))
 }
 
 /// A new timeline that begins at the last state of the newest one.
@@ -280,12 +268,11 @@ async fn fork_at_tip(
             ..mark
         };
     }
-    let based = base_of(repository, &mark).await?;
-    let (has_base, base_bytes) = (based.is_some(), based.unwrap_or(0));
+    let base = base_of(repository, &mark).await?;
     let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
     let state = tip.as_ref().map(|tip| tip.last.state);
     let stored = tip.map(|tip| (tip.position.tx, tip.last.time));
-    Ok(Beginning { mark, table: None, state, stored, spooled: Vec::new(), has_base, base_bytes, note })
+    Ok(Beginning { mark, table: None, state, stored, spooled: Vec::new(), base, note })
 }
 
 /// The end of what the repository holds.

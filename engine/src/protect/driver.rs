@@ -20,7 +20,7 @@ use crate::history::Point;
 use crate::ids::{Position, TxId};
 use crate::page::{PageHash, PageNo};
 use crate::protect::ProtectOptions;
-use crate::protect::base::{self, BaseJob};
+use crate::protect::base::{self, BaseFacts, BaseJob};
 use crate::protect::begin::{self, Beginning};
 use crate::protect::error::ProtectError;
 use crate::protect::found::{self, Found, Record};
@@ -168,7 +168,7 @@ struct Run {
     shipping: tokio::task::JoinHandle<()>,
     base_under_way: bool,
     base_wanted: bool,
-    base_bytes: u64,
+    base: Option<BaseFacts>,
     alive_noted: Option<Instant>,
     alive_before: Timestamp,
 }
@@ -184,7 +184,7 @@ impl Run {
         if let Some(note) = &beginning.note {
             driver.board.note(note.clone());
         }
-        if beginning.has_base {
+        if beginning.base.is_some() {
             driver.board.base_ready();
         } else {
             driver.board.base_missing();
@@ -192,7 +192,7 @@ impl Run {
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
         driver.board.update(|status| status.database = Some(beginning.mark.database));
         let has_history = beginning.state.is_some();
-        let (has_base, base_bytes) = (beginning.has_base, beginning.base_bytes);
+        let base = beginning.base;
         let Found { mark, table, record, image, spooled, stored } =
             found::find(driver, &mut source, beginning, &attach)?;
         let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored)?;
@@ -202,8 +202,8 @@ impl Run {
             queue,
             shipping,
             base_under_way: false,
-            base_wanted: !has_base,
-            base_bytes,
+            base_wanted: base.is_none(),
+            base,
             alive_noted: None,
             alive_before,
         };
@@ -347,7 +347,9 @@ impl Run {
     /// Bases by work, the journal, and the mark that nothing went unseen.
     fn upkeep(&mut self, driver: &mut Driver, quiet: bool) -> Result<(), ProtectError> {
         let (versions, bytes) = self.recorder.log_since_base();
-        let due = self.base_wanted || base::is_due(versions, bytes, self.base_bytes);
+        let (now, rule) = (Timestamp::now(), driver.options.base);
+        let outgrown = |base: BaseFacts| base.is_outgrown(versions, bytes, now, rule);
+        let due = self.base_wanted || self.base.is_some_and(outgrown);
         if due && !self.base_under_way && self.recorder.point().is_some() {
             let image = self.source.image(&mut self.recorder)?;
             self.make_base(driver, image)?;
@@ -383,7 +385,7 @@ impl Run {
                 }
                 Ok(Command::BaseDone(Ok(manifest))) => {
                     self.base_under_way = false;
-                    self.base_bytes = base::stored_bytes(&manifest);
+                    self.base = Some(BaseFacts::of(&manifest));
                     driver.manifest = Some(manifest);
                 }
                 Ok(Command::BaseDone(Err(error))) => {

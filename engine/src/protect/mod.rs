@@ -39,6 +39,7 @@ use crate::repository::Repository;
 use crate::time::Timestamp;
 
 pub use crate::history::Point;
+pub use base::BaseRule;
 pub use error::ProtectError;
 pub use held::Hold;
 pub use status::{BaseProgress, Health, ProtectionStatus};
@@ -71,6 +72,8 @@ pub struct ProtectOptions {
     pub spool_bytes: u64,
     /// With a full spool, the source's log may grow to this many bytes before it is let go of, which makes a gap.
     pub source_log_bytes: u64,
+    /// When a new base is made.
+    pub base: BaseRule,
     /// The source's own limits and manners.
     pub sqlite: SqliteOptions,
     /// How long a stop waits for the store before the rest is left in the spool.
@@ -93,6 +96,7 @@ impl ProtectOptions {
             memory_queue_bytes: 16 << 20,
             spool_bytes: 1 << 30,
             source_log_bytes: 256 << 20,
+            base: BaseRule::default(),
             sqlite: SqliteOptions::default(),
             stop_patience: Duration::from_secs(20),
         }
