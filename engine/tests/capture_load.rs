@@ -158,9 +158,27 @@ fn an_idle_database_costs_next_to_nothing_and_wakes_at_once() {
     });
     rig.run_until(|rig| rig.model.commits.len() == 2);
     assert!(writer.join().unwrap().elapsed() < Duration::from_millis(100));
-    let commit = rig.model.commits.last().unwrap();
-    assert!(commit.observed, "a commit after a long silence was watched all the same");
-    assert!(commit.time.micros_since(commit.not_before) < 500_000);
+    assert_eq!(rig.model.unwatched, 0, "a commit after a long silence was watched all the same");
+}
+
+#[test]
+fn commits_made_while_the_daemon_stood_still_have_no_certain_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let mut rig = Rig::attach(&path);
+    let app = rusqlite::Connection::open(&path).unwrap();
+    let insert = || app.execute("insert into t(b) values (1)", []).unwrap();
+    insert();
+    rig.run_until(|rig| rig.model.commits.len() == 1);
+    insert();
+    std::thread::sleep(Duration::from_millis(1_200));
+    insert();
+    rig.run_until(|rig| rig.model.commits.len() == 3);
+    assert_eq!(rig.model.unwatched, 2);
+    std::thread::sleep(Duration::from_millis(1_200));
+    insert();
+    rig.run_until(|rig| rig.model.commits.len() == 4);
+    assert_eq!(rig.model.unwatched, 2, "the time of a single commit is that of the log's last change");
 }
 
 #[test]

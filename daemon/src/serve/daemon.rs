@@ -161,8 +161,9 @@ impl Daemon {
         let hold = Hold::begin(asked.chain(added).collect(), LOG_BYTES_HELD)
             .map_err(|error| Failure::io("cannot hold the logs", &error))?;
         loop {
+            let advice = failure.advice.as_deref().map(|advice| format!("; {advice}")).unwrap_or_default();
             tracing::warn!(
-                "the store is away, the logs of the databases are held until it is back: {}",
+                "the store is away, the logs of the databases are held until it is back: {}{advice}",
                 failure.message()
             );
             tokio::time::sleep(RETRY).await;

@@ -12,12 +12,9 @@ pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> bool;
 pub struct Commit {
     /// The size of the image after it, in pages.
     pub image_pages: u32,
-    /// The best estimate of when it was committed: never later than the moment the writer was told, if it was `observed`.
+    /// The best estimate of when it was committed: never later than the moment the writer was told, unless it was
+    /// committed [unwatched](Sink::unwatched); then it is an upper bound.
     pub time: Timestamp,
-    /// The latest moment at which it is known not to have been committed yet.
-    pub not_before: Timestamp,
-    /// Whether the source was being watched when it was committed. If not, `time` is only an upper bound.
-    pub observed: bool,
     /// Where to go on after it, in the source's own encoding (opaque to the pipeline, kept in the local state).
     pub resume: Vec<u8>,
 }
@@ -38,6 +35,19 @@ pub trait Sink {
     /// # Errors
     /// As for [`Sink::page`].
     fn commit(&mut self, commit: Commit) -> Result<(), Self::Error>;
+
+    /// The transactions until [`Sink::watched`] were committed after `since`, and nobody saw when: the source was not
+    /// looked at for too long.
+    ///
+    /// # Errors
+    /// As for [`Sink::page`].
+    fn unwatched(&mut self, since: Timestamp) -> Result<(), Self::Error>;
+
+    /// From here on the source is watched again.
+    ///
+    /// # Errors
+    /// As for [`Sink::page`].
+    fn watched(&mut self) -> Result<(), Self::Error>;
 
     /// Forget the pages of the transaction under way: the source will hand it over anew.
     fn rollback(&mut self);

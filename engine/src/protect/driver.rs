@@ -195,7 +195,7 @@ impl Run {
         let base = beginning.base;
         let Found { mark, table, record, image, spooled, stored } =
             found::find(driver, &mut source, beginning, &attach)?;
-        let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored)?;
+        let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored, alive_before)?;
         let mut run = Self {
             source,
             recorder,
@@ -209,9 +209,7 @@ impl Run {
         };
         run.record_found(driver, record, image, has_history)?;
         if matches!(attach, Attach::Continue) {
-            run.recorder.expect_uncertain(alive_before)?;
             run.source.poll(&mut run.recorder)?;
-            run.recorder.expect_nothing()?;
         }
         Ok(run)
     }
@@ -253,13 +251,7 @@ impl Run {
 
     fn commit_now(&self, image: &dyn Image) -> Commit {
         let now = Timestamp::now();
-        Commit {
-            image_pages: image.page_count(),
-            time: now,
-            not_before: now,
-            observed: true,
-            resume: self.source.resume(),
-        }
+        Commit { image_pages: image.page_count(), time: now, resume: self.source.resume() }
     }
 
     /// Ships what differs between the recorded state and the image, as the transaction that ends a gap.
@@ -447,6 +439,7 @@ fn set_up(
     table: PageTable,
     spooled: Vec<Part>,
     stored: Option<(TxId, Timestamp)>,
+    watched_until: Timestamp,
 ) -> Result<(Recorder, OutboxQueue, tokio::task::JoinHandle<()>), ProtectError> {
     let options = &driver.options;
     let state = |source| ProtectError::State { folder: options.state.clone(), source };
@@ -455,16 +448,7 @@ fn set_up(
     let queue = OutboxQueue::new(driver.board.clone());
     let limits = OutboxLimits { memory: options.memory_queue_bytes, spool: options.spool_bytes };
     let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
-    for part in spooled {
-        if part.flags.any() {
-            outbox.ship();
-        }
-        let alone = part.flags.any();
-        outbox.push(part);
-        if alone {
-            outbox.ship();
-        }
-    }
+    spooled.into_iter().for_each(|part| outbox.push(part));
     outbox.ship();
     let journal = Journal::start(&options.state, &mark, &table).map_err(state)?;
     let shipper = Shipper {
@@ -477,7 +461,7 @@ fn set_up(
     };
     let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
     driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored.map(|(tx, time)| point(tx, time)));
-    let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone());
+    let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone(), watched_until);
     if let (None, Some(point)) = (&driver.manifest, recorder.point()) {
         let newest = base::newest_manifest(&driver.repository, recorder.database(), point.position);
         driver.manifest = driver.runtime.block_on(newest);

@@ -127,6 +127,12 @@ impl Sink for Ignore {
     fn commit(&mut self, _: Commit) -> Result<(), Self::Error> {
         Ok(())
     }
+    fn unwatched(&mut self, _: Timestamp) -> Result<(), Self::Error> {
+        Ok(())
+    }
+    fn watched(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
     fn rollback(&mut self) {}
     fn secure(&mut self) -> Result<(), Self::Error> {
         Ok(())

@@ -180,11 +180,18 @@ impl Outbox {
     }
 
     /// Takes a closed part; it waits for [`Outbox::ship`].
+    ///
+    /// A flagged transaction is the first of its segment, so whatever came before goes on its way. What opens a window or
+    /// begins with a base has a segment of its own.
     pub(crate) fn push(&mut self, part: Part) {
-        if self.unshipped_bytes() + part.body.len() > SEGMENT_MAX {
+        if part.flags.any() || self.unshipped_bytes() + part.body.len() > SEGMENT_MAX {
             self.ship();
         }
+        let alone = part.flags.opens_window() || part.flags.needs_base;
         self.unshipped.push(part);
+        if alone {
+            self.ship();
+        }
     }
 
     /// Sends the waiting parts on their way as one segment. `false` when there are none.

@@ -48,6 +48,8 @@ pub(crate) struct Recorder {
     board: Board,
     open: Option<OpenPart>,
     special: Option<Special>,
+    /// Up to here nothing went unseen before this run.
+    watched_until: Timestamp,
     previous: Vec<u8>,
     /// Pages of the transaction under way.
     pages: u32,
@@ -65,8 +67,15 @@ struct OpenPart {
 }
 
 impl Recorder {
-    /// Goes on after `mark`, whose page table is `table`.
-    pub(crate) fn new(mark: Mark, table: PageTable, journal: Journal, outbox: Outbox, board: Board) -> Self {
+    /// Goes on after `mark`, whose page table is `table`. Up to `watched_until` nothing went unseen.
+    pub(crate) fn new(
+        mark: Mark,
+        table: PageTable,
+        journal: Journal,
+        outbox: Outbox,
+        board: Board,
+        watched_until: Timestamp,
+    ) -> Self {
         Self {
             mark,
             table,
@@ -75,6 +84,7 @@ impl Recorder {
             board,
             open: None,
             special: None,
+            watched_until,
             previous: Vec::new(),
             pages: 0,
             broken: None,
@@ -103,11 +113,6 @@ impl Recorder {
         self.close_part()?;
         (self.mark.log_versions, self.mark.log_bytes) = (0, 0);
         Ok(())
-    }
-
-    /// The next transactions happened after `not_before` at times that nobody saw, and share one.
-    pub(crate) fn expect_uncertain(&mut self, not_before: Timestamp) -> Result<(), ProtectError> {
-        self.expect(TxFlags { uncertain_time: true, ..TxFlags::NONE }, not_before)
     }
 
     /// The next transaction has these flags.
@@ -265,15 +270,7 @@ impl Recorder {
         self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.append(&self.mark, &changes).map_err(|source| self.outbox.state_error(source))?;
         let part = Part { range, from: open.from, to: self.mark.time, flags: open.flags, body };
-        // A flagged transaction is the first of its segment, so whatever came before goes on its way first.
-        if part.flags.any() {
-            self.outbox.ship();
-        }
-        let alone = part.flags.opens_window() || part.flags.needs_base;
         self.outbox.push(part);
-        if alone {
-            self.outbox.ship();
-        }
         Ok(())
     }
 
@@ -340,6 +337,15 @@ impl Sink for Recorder {
             self.board.captured(point);
         }
         Ok(())
+    }
+
+    fn unwatched(&mut self, since: Timestamp) -> Result<(), ProtectError> {
+        let since = since.max(self.watched_until);
+        self.expect(TxFlags { uncertain_time: true, ..TxFlags::NONE }, since)
+    }
+
+    fn watched(&mut self) -> Result<(), ProtectError> {
+        self.expect_nothing()
     }
 
     fn rollback(&mut self) {

@@ -28,6 +28,9 @@ pub struct Model {
     pub previous_right: u64,
     pub previous_missing: u64,
     pub secured: u64,
+    /// Commits whose times nobody saw.
+    pub unwatched: u64,
+    unwatched_since: Option<Timestamp>,
     /// Refuse pages while set.
     pub refuse: bool,
     pub keep_states: bool,
@@ -61,7 +64,10 @@ impl Sink for Model {
     fn commit(&mut self, commit: Commit) -> Result<(), Refused> {
         let now = Timestamp::now();
         assert!(commit.time <= now, "a commit time in the future");
-        assert!(commit.not_before <= commit.time);
+        if let Some(since) = self.unwatched_since {
+            assert!(since <= commit.time);
+            self.unwatched += 1;
+        }
         assert!(commit.image_pages > 0);
         self.pages.append(&mut self.pending);
         self.pages.split_off(&(commit.image_pages + 1));
@@ -71,6 +77,16 @@ impl Sink for Model {
             self.states.push(self.state());
         }
         self.commits.push(commit);
+        Ok(())
+    }
+
+    fn unwatched(&mut self, since: Timestamp) -> Result<(), Refused> {
+        self.unwatched_since = Some(since);
+        Ok(())
+    }
+
+    fn watched(&mut self) -> Result<(), Refused> {
+        self.unwatched_since = None;
         Ok(())
     }
 

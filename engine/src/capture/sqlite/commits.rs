@@ -14,8 +14,17 @@ use crate::sqlite::index::{IndexError, IndexHead};
 use crate::sqlite::wal::{HEADER_LEN, Salts, WalHeader};
 use crate::time::Timestamp;
 
-/// A commit seen later than this after the look before was not watched (the machine slept, or we did).
-const WATCHED_MICROS: i64 = 2_000_000;
+/// Commits found later than this after the look before were not watched: the machine slept, or we stood still.
+const WATCHED_MICROS: i64 = 1_000_000;
+
+/// When the commits found by one look were made.
+struct Times {
+    /// Of all but the last.
+    others: Timestamp,
+    last: Timestamp,
+    /// Only upper bounds are known.
+    unwatched: bool,
+}
 
 impl SqliteSource {
     /// Reads the published head and captures up to it; gives the number of transactions.
@@ -64,10 +73,16 @@ impl SqliteSource {
             };
         }
         let spans = self.survey(head)?;
-        let (time, time_of_last) = self.commit_times(head, looked);
+        let times = self.commit_times(head, looked, spans.len());
+        if times.unwatched {
+            sink.unwatched(self.looked).map_err(Trouble::Sink)?;
+        }
         for (at, span) in spans.iter().enumerate() {
             let last = at + 1 == spans.len();
-            self.hand_over(sink, *span, if last { time_of_last } else { time })?;
+            self.hand_over(sink, *span, if last { times.last } else { times.others })?;
+        }
+        if times.unwatched {
+            sink.watched().map_err(Trouble::Sink)?;
         }
         self.looked = looked;
         self.pace.committed(Instant::now());
@@ -119,8 +134,9 @@ impl SqliteSource {
     ///
     /// All of them lie after the look before and not after this one. The last one's is the log's modification time, if
     /// nobody has written since. For the others only the lower bound is never later than the moment their writer was
-    /// told; while we watch it is some 50 µs off. What was committed before we watched gets the upper bound.
-    fn commit_times(&self, head: IndexHead, looked: Timestamp) -> (Timestamp, Timestamp) {
+    /// told; while we watch it is some 50 µs off, or a pause between looks at worst. What was committed while we did not
+    /// watch gets the upper bound, and is told to be uncertain.
+    fn commit_times(&self, head: IndexHead, looked: Timestamp, commits: usize) -> Times {
         let modified = self
             .links
             .as_ref()
@@ -130,12 +146,13 @@ impl SqliteSource {
             .map_or(looked, Timestamp::from);
         let lower = self.looked.plus_micros(1).min(looked);
         let upper = modified.max(lower).min(looked);
-        if self.away {
-            (upper, upper)
-        } else if self.written_beyond(head.frames, head.salts) {
-            (lower, lower)
+        let written = self.written_beyond(head.frames, head.salts);
+        let exact = commits == 1 && !written;
+        let unwatched = self.away || !exact && looked.micros_since(self.looked) > WATCHED_MICROS;
+        if unwatched {
+            Times { others: upper, last: upper, unwatched }
         } else {
-            (lower, upper)
+            Times { others: lower, last: if written { lower } else { upper }, unwatched }
         }
     }
 
@@ -168,13 +185,7 @@ impl SqliteSource {
                 image_pages: span.image_pages,
                 looked: time,
             };
-            let commit = Commit {
-                image_pages: span.image_pages,
-                time,
-                not_before: self.looked.min(time),
-                observed: !self.away && time.micros_since(self.looked) <= WATCHED_MICROS,
-                resume: resume.encode(),
-            };
+            let commit = Commit { image_pages: span.image_pages, time, resume: resume.encode() };
             sink.commit(commit).map_err(HandOver::Sink)?;
             (self.place, self.image_pages) = (place, span.image_pages);
             Ok(())
