@@ -161,6 +161,13 @@ const RUN_EXAMPLES: &str = concat!(
     "  everwhen run app.db                                   protects app.db into app.db.everwhen/\n",
     "  everwhen run app.db --store s3://bucket/backups       into an object store\n",
     "  everwhen run --config /etc/everwhen.toml              as a service\n\n",
+    "Object stores take credentials and endpoints from the environment:\n",
+    "  s3://  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL\n",
+    "  gs://  GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (files), GOOGLE_BASE_URL\n",
+    "  az://  AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN,\n",
+    "         AZURE_STORAGE_ENDPOINT, AZURE_STORAGE_USE_EMULATOR\n",
+    "Without credentials: the role, service account or managed identity of the machine. For each\n",
+    "there are also …_ALLOW_HTTP=true, …_PROXY_URL and …_TIMEOUT (AWS_ALLOW_HTTP and so on).\n\n",
     "A configuration with every key (all are optional):\n\n",
 );
 

@@ -11,4 +11,4 @@ mod world;
 pub use oracle::{Oracle, image_of, logical_dump};
 pub use world::{Answer, Daemon, World};
 
-pub mod s3;
+pub mod cloud;

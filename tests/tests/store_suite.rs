@@ -1,5 +1,5 @@
-//! One suite for every kind of store (memory, a folder, S3 over real HTTP), and one for a repository on each of them,
-//! in the clear and encrypted; then what only some stores do wrong.
+//! One suite for every kind of store (memory, a folder, three clouds over real HTTP), and one for a repository on each of
+//! them, in the clear and encrypted; then what only some stores do wrong. What clouds do wrong: `clouds.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use everwhen_engine::store::testing::{Fault, Faulty, Recording, Rule, Verb};
 use everwhen_engine::store::{Body, PutOutcome, Store, StoreError};
 use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::TxFlags;
-use everwhen_tests::s3::S3Server;
+use everwhen_tests::cloud::{CloudServer, Dialect};
 
 const NOW: i64 = 1_800_000_000_000_000;
 
@@ -35,15 +35,11 @@ fn host(number: u8) -> HostId {
     HostId::from_bytes([number; 8])
 }
 
-fn on_s3(server: &S3Server, prefix: &str) -> Store {
-    Store::open_with(&server.url(prefix), &server.environment()).unwrap()
-}
-
 /// Keeps what a store needs while it is used.
 struct Place {
     store: Store,
     folder: Option<tempfile::TempDir>,
-    _server: Option<S3Server>,
+    _server: Option<CloudServer>,
 }
 
 fn memory(name: &str) -> Place {
@@ -56,10 +52,14 @@ fn folder() -> Place {
     Place { store: Store::open(path.to_str().unwrap()).unwrap(), folder: Some(folder), _server: None }
 }
 
-fn s3() -> Place {
-    let server = S3Server::start();
+fn cloud(dialect: Dialect) -> Place {
+    let server = CloudServer::start(dialect);
     server.fault(|faults| faults.page = 3);
-    Place { store: on_s3(&server, "some/prefix"), folder: None, _server: Some(server) }
+    Place { store: server.open("some/prefix"), folder: None, _server: Some(server) }
+}
+
+fn s3() -> CloudServer {
+    CloudServer::start(Dialect::S3)
 }
 
 async fn keys(store: &Store, prefix: &str, after: Option<&str>) -> Vec<String> {
@@ -144,12 +144,22 @@ async fn a_folder_conforms() {
 
 #[tokio::test]
 async fn s3_conforms() {
-    conformance(&s3().store).await;
+    conformance(&cloud(Dialect::S3).store).await;
+}
+
+#[tokio::test]
+async fn google_conforms() {
+    conformance(&cloud(Dialect::Google).store).await;
+}
+
+#[tokio::test]
+async fn azure_conforms() {
+    conformance(&cloud(Dialect::Azure).store).await;
 }
 
 #[tokio::test]
 async fn racing_puts_of_one_name_create_it_once() {
-    for place in [memory("race"), folder(), s3()] {
+    for place in [memory("race"), folder()].into_iter().chain(Dialect::ALL.map(cloud)) {
         let puts = (0..16u8).map(|writer| {
             let store = place.store.clone();
             tokio::spawn(async move { store.create("one/name", vec![writer; 100].into()).await.unwrap() })
@@ -194,106 +204,6 @@ async fn a_folder_removed_behind_our_back_is_made_again() {
     std::fs::remove_dir_all(root.join("a")).unwrap();
     place.store.put_new("a/b/two", Bytes::from_static(b"x")).await.unwrap();
     assert_eq!(keys(&place.store, "", None).await, ["a/b/two"]);
-}
-
-fn error_of(kind: ErrorKind, error: &StoreError) {
-    assert_eq!(error.kind(), kind, "{error:?}");
-    assert!(error.advice().is_some(), "{error}");
-}
-
-#[tokio::test]
-async fn stores_that_do_not_answer_are_told_within_a_quarter_of_a_minute() {
-    // A port nobody listens on.
-    let gone = S3Server::start();
-    let environment = gone.environment();
-    drop(gone);
-    let refused = Store::open_with("s3://bucket/x", &environment).unwrap();
-    // A server that takes the request and stays silent.
-    let silent = S3Server::start();
-    silent.fault(|faults| faults.delay = Duration::from_secs(60));
-    let silent_store = on_s3(&silent, "x");
-    // A server that always says 503.
-    let busy = S3Server::start();
-    busy.fault(|faults| faults.unavailable = u32::MAX);
-    let busy = on_s3(&busy, "x");
-    for store in [refused, silent_store, busy] {
-        let begun = Instant::now();
-        let (get, put, list) = tokio::join!(
-            store.get("everwhen"),
-            store.create("everwhen", Bytes::from_static(b"x")),
-            store.list_all("db/", None)
-        );
-        for error in [get.map(drop).unwrap_err(), put.map(drop).unwrap_err(), list.map(drop).unwrap_err()] {
-            assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
-            error_of(ErrorKind::StoreUnreachable, &error);
-        }
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    }
-}
-
-#[tokio::test]
-async fn a_store_that_falters_for_a_moment_is_not_an_error() {
-    let server = S3Server::start();
-    let store = on_s3(&server, "x");
-    server.fault(|faults| faults.unavailable = 2);
-    assert_eq!(store.put_new("a/one", Bytes::from_static(b"x")).await.unwrap(), PutOutcome::Created);
-    server.fault(|faults| faults.unavailable = 2);
-    assert_eq!(store.get("a/one").await.unwrap(), b"x"[..]);
-}
-
-#[tokio::test]
-async fn a_lost_acknowledgement_is_found_out_by_trying_again() {
-    let server = S3Server::start();
-    let store = on_s3(&server, "x");
-    server.fault(|faults| faults.lost_acks = 1);
-    // A put that is not known to be undone is not repeated by the client: the caller is told, and may try again.
-    let mut outcome = store.put_new("a/one", Bytes::from_static(b"x")).await;
-    if outcome.is_err() {
-        outcome = store.put_new("a/one", Bytes::from_static(b"x")).await;
-    }
-    assert_eq!(outcome.unwrap(), PutOutcome::AlreadyThere);
-    assert_eq!(server.objects(), [("x/a/one".to_owned(), 1)]);
-}
-
-#[tokio::test]
-async fn refusals_are_told_apart() {
-    let server = S3Server::start();
-    let store = on_s3(&server, "x");
-    store.put_new("a/one", Bytes::from_static(b"x")).await.unwrap();
-
-    server.fault(|faults| faults.read_only = true);
-    let error = store.put_new("a/two", Bytes::from_static(b"x")).await.unwrap_err();
-    assert!(matches!(error, StoreError::Denied { action: "write", .. }), "{error:?}");
-    error_of(ErrorKind::StoreUnreachable, &error);
-    assert_eq!(store.get("a/one").await.unwrap(), b"x"[..]);
-
-    for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"] {
-        server.fault(|faults| faults.rejects_all_with = Some(code.to_owned()));
-        let error = store.get("a/one").await.unwrap_err();
-        assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
-        error_of(ErrorKind::StoreUnreachable, &error);
-    }
-    server.fault(|faults| faults.rejects_all_with = None);
-
-    let nowhere = Store::open_with("s3://nowhere/x", &server.environment()).unwrap();
-    let error = nowhere.put_new("a/one", Bytes::from_static(b"x")).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoBucket { .. }), "{error:?}");
-    error_of(ErrorKind::StoreUnreachable, &error);
-}
-
-#[tokio::test]
-async fn having_no_credentials_is_told_as_that() {
-    let server = S3Server::start();
-    let mut settings = server.environment();
-    settings.retain(|(name, _)| !name.contains("KEY"));
-    // Where an instance would tell its role; nobody is there.
-    settings.push(("AWS_METADATA_ENDPOINT".into(), "http://127.0.0.1:9".into()));
-    let store = Store::open_with("s3://bucket/x", &settings).unwrap();
-    let begun = Instant::now();
-    let error = store.get("everwhen").await.unwrap_err();
-    assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
-    assert!(error.advice().unwrap().contains("AWS_ACCESS_KEY_ID"));
-    assert!(begun.elapsed() < Duration::from_secs(15));
 }
 
 // ---- The repository -------------------------------------------------------------------------------------------------
@@ -481,30 +391,34 @@ async fn marks(repository: &Repository, database: DatabaseId) {
 async fn repositories_conform_on_every_store_in_the_clear() {
     repository_conforms(&memory("clear").store, None).await;
     repository_conforms(&folder().store, None).await;
-    repository_conforms(&s3().store, None).await;
+    for dialect in Dialect::ALL {
+        repository_conforms(&cloud(dialect).store, None).await;
+    }
 }
 
 #[tokio::test]
 async fn repositories_conform_on_every_store_when_encrypted() {
     repository_conforms(&memory("sealed").store, Some(key())).await;
     repository_conforms(&folder().store, Some(key())).await;
-    repository_conforms(&s3().store, Some(key())).await;
+    for dialect in Dialect::ALL {
+        repository_conforms(&cloud(dialect).store, Some(key())).await;
+    }
 }
 
 #[tokio::test]
 async fn credentials_without_delete_can_run_everything_but_expiry() {
-    let server = S3Server::start();
+    let server = s3();
     server.fault(|faults| faults.no_delete = true);
     // The server refuses every delete; the one that is tried gives up a large upload whose content was wrong.
-    repository_conforms(&on_s3(&server, "x"), Some(key())).await;
+    repository_conforms(&server.open("x"), Some(key())).await;
     assert_eq!(server.requests().deletes, 1);
 }
 
 #[tokio::test]
 async fn nothing_is_replaced_on_a_store_that_ignores_conditions() {
-    let server = S3Server::start();
+    let server = s3();
     server.fault(|faults| faults.ignores_conditions = true);
-    let store = on_s3(&server, "x");
+    let store = server.open("x");
     let repository = create(&store, None).await;
     assert!(!repository.probe_create_if_absent(host(1)).await.unwrap());
     let database = repository.register_database(new_database("app")).await.unwrap().id;
@@ -566,9 +480,9 @@ async fn nothing_is_replaced_on_a_store_that_ignores_conditions() {
 
 #[tokio::test]
 async fn stores_that_refuse_conditions_are_used_like_those_that_ignore_them() {
-    let server = S3Server::start();
+    let server = s3();
     server.fault(|faults| faults.refuses_conditions = true);
-    let store = on_s3(&server, "x");
+    let store = server.open("x");
     let repository = create(&store, Some(key())).await;
     assert!(!repository.probe_create_if_absent(host(1)).await.unwrap());
     let database = repository.register_database(new_database("app")).await.unwrap().id;
@@ -594,8 +508,8 @@ async fn a_claim_whose_acknowledgement_is_lost_is_not_claimed_twice() {
 
 #[tokio::test]
 async fn keys_rotate_without_touching_data() {
-    let server = S3Server::start();
-    let store = on_s3(&server, "x");
+    let server = s3();
+    let store = server.open("x");
     let (old, new) = (key(), key());
     let repository = create(&store, Some(old.clone())).await;
     let database = repository.register_database(new_database("secret-name")).await.unwrap();
@@ -655,8 +569,8 @@ async fn keys_that_do_not_fit_are_told_apart() {
 
 /// Flips, cuts, swaps and removes every object of a repository in turn: never a wrong answer, always an error by name.
 async fn damage(encryption: Option<KeySource>) {
-    let server = S3Server::start();
-    let store = on_s3(&server, "x");
+    let server = s3();
+    let store = server.open("x");
     let repository = create(&store, encryption.clone()).await;
     let database = repository.register_database(new_database("app")).await.unwrap();
     repository.register_database(new_database("other")).await.unwrap();

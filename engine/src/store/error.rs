@@ -5,14 +5,26 @@ use std::ops::Range;
 
 use crate::error::{ErrorKind, Explain};
 
-/// What a lower layer said, as text: drivers repeat their sources in their own messages, so the chain ends here.
+use super::provider::Provider;
+
+/// What a lower layer said, as text, with its causes: drivers repeat some of them in their own messages and keep others
+/// for themselves, so the chain is told once, here, and ends here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(pub(crate) String);
 
 impl Cause {
     pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self(error.to_string())
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            let told = cause.to_string();
+            if !text.contains(&told) {
+                text = format!("{text}: {told}");
+            }
+            next = cause.source();
+        }
+        Self(text)
     }
 }
 
@@ -28,6 +40,15 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What the environment says about the store does not fit.
+    #[error("store {store} cannot be used as it is set up")]
+    Settings {
+        /// Its address.
+        store: String,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
     /// No answer, in the time allowed.
     #[error("store {store} does not answer")]
     Unreachable {
@@ -38,7 +59,7 @@ pub enum StoreError {
         source: Cause,
     },
     /// There is nothing to sign requests with, or it is not accepted.
-    #[error("store {store} accepts no credentials of ours")]
+    #[error("store {store}: no credentials, or none that it accepts")]
     NoCredentials {
         /// Its address.
         store: String,
@@ -82,7 +103,7 @@ pub enum StoreError {
         source: Cause,
     },
     /// The bucket or container itself is not there.
-    #[error("store {store}: there is no such bucket")]
+    #[error("store {store}: there is no such bucket or container")]
     NoBucket {
         /// Its address.
         store: String,
@@ -178,7 +199,7 @@ impl StoreError {
 impl Explain for StoreError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Url { .. } => ErrorKind::Usage,
+            Self::Url { .. } | Self::Settings { .. } => ErrorKind::Usage,
             Self::Unreachable { .. }
             | Self::NoCredentials { .. }
             | Self::Denied { .. }
@@ -196,21 +217,11 @@ impl Explain for StoreError {
                 "Write a folder (/var/backups/everwhen), file:///folder, s3://bucket/prefix, gs://bucket/prefix or \
                  az://container/prefix."
             }
-            Self::Unreachable { store, .. } if store.starts_with("s3:") => {
-                "Check the network, and for an S3-compatible store AWS_ENDPOINT_URL (and AWS_ALLOW_HTTP=true when it \
-                 speaks plain HTTP) and AWS_REGION."
+            Self::Settings { store, .. } => return Provider::of(store).map(settings_advice),
+            Self::Unreachable { store, .. } => {
+                Provider::of(store).map_or("Check the network and the address.", Provider::address_advice)
             }
-            Self::Unreachable { .. } => "Check the network and the address.",
-            Self::NoCredentials { store, .. } if store.starts_with("s3:") => {
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN if there is one), or run where \
-                 the instance has a role. Profiles in ~/.aws are not read."
-            }
-            Self::NoCredentials { store, .. } if store.starts_with("gs:") => {
-                "Set GOOGLE_SERVICE_ACCOUNT to the path of a key file, or run where the instance has a service account."
-            }
-            Self::NoCredentials { .. } => {
-                "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or run where there is a managed identity."
-            }
+            Self::NoCredentials { store, .. } => Provider::of(store)?.credentials_advice(),
             Self::Denied { .. } => {
                 "The credentials need put, get and list on the prefix; delete only for expiry and erasure."
             }
@@ -220,7 +231,7 @@ impl Explain for StoreError {
             Self::Full { .. } => {
                 "Make room; nothing is lost meanwhile: the daemon spools, and goes on by itself."
             }
-            Self::NoBucket { .. } => "Create the bucket first; Everwhen makes objects, not buckets.",
+            Self::NoBucket { store, .. } => Provider::of(store)?.bucket_advice(),
             Self::Missing { .. } | Self::Differs { .. } | Self::Range { .. } => {
                 "Run `everwhen verify` to see what else is touched."
             }
@@ -230,9 +241,25 @@ impl Explain for StoreError {
     }
 }
 
+fn settings_advice(provider: Provider) -> String {
+    format!("Its settings are the environment variables {}…; check the one named.", provider.variables())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_tells_its_causes_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer ({0})")]
+        struct Repeats(#[source] Keeps);
+        #[derive(Debug, thiserror::Error)]
+        #[error("sending failed")]
+        struct Keeps(#[source] io::Error);
+        let error = Repeats(Keeps(io::Error::other("connection refused")));
+        assert_eq!(Cause::of(&error).0, "outer (sending failed): connection refused");
+    }
 
     #[test]
     fn errors_of_a_folder_are_told_apart() {

@@ -1,4 +1,4 @@
-//! The object store of a repository: write-once objects under keys, on a folder, S3 and its like, or in memory.
+//! The object store of a repository: write-once objects under keys, on a folder, in a cloud, or in memory.
 //!
 //! A [`Store`] offers only what a repository needs: put what is not there yet, get, get a range, list in order of
 //! keys, and (for expiry alone) delete. It works with credentials for put, get and list. There is no overwriting.
@@ -9,7 +9,9 @@ mod body;
 mod error;
 pub mod keys;
 mod local;
+mod provider;
 mod remote;
+mod sorting;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod url;
@@ -78,13 +80,14 @@ impl Store {
     /// Opens a store by its address or a bare path. Nothing is read, made or connected to yet.
     ///
     /// # Errors
-    /// [`StoreError::Url`] when the text names no store.
+    /// [`StoreError::Url`] when the text names no store, [`StoreError::NoCredentials`] and [`StoreError::Settings`] when
+    /// the environment lacks what it needs, or says what does not fit.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         Self::open_with(url, &[])
     }
 
-    /// [`Store::open`] with settings of S3 that win over the environment: the names of environment variables
-    /// (`AWS_ENDPOINT_URL`) and their values.
+    /// [`Store::open`] with settings of the cloud that win over the environment: the names of environment variables
+    /// (`AWS_ENDPOINT_URL`, `GOOGLE_BASE_URL`, `AZURE_STORAGE_ENDPOINT`) and their values.
     ///
     /// # Errors
     /// As for [`Store::open`].

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::memory::InMemory;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::local::LocalStore;
+use super::provider::Provider;
 use super::remote::RemoteStore;
-use super::{Backend, StoreError};
+use super::{Backend, Cause, StoreError};
 
 static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 
@@ -33,6 +35,9 @@ pub(crate) fn open(text: &str, settings: &[(String, String)]) -> Result<Arc<dyn 
         return Err(wrong("it is empty"));
     }
     let Some((scheme, rest)) = text.split_once("://") else { return folder(Path::new(text), text) };
+    if let Some(provider) = Provider::of(text) {
+        return bucket(provider, text, rest, settings);
+    }
     match scheme {
         "file" => {
             let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
@@ -48,15 +53,22 @@ pub(crate) fn open(text: &str, settings: &[(String, String)]) -> Result<Arc<dyn 
             let store = Arc::clone(stores.entry(name.to_owned()).or_default());
             Ok(Arc::new(RemoteStore::new(text.to_owned(), prefix, Box::new(store), true)))
         }
-        "s3" | "s3a" | "gs" | "gcs" | "az" | "azure" => {
-            let (bucket, prefix) = bucket_and_prefix(rest).map_err(wrong)?;
-            let (store, named) =
-                network(scheme, bucket, settings).map_err(|error| wrong(&error.to_string()))?;
-            object_store::path::Path::parse(prefix).map_err(|error| wrong(&error.to_string()))?;
-            Ok(Arc::new(RemoteStore::new(text.to_owned(), prefix, store, named)))
-        }
         _ => Err(wrong(&format!("stores of kind '{}' are not known", shown(scheme)))),
     }
+}
+
+/// A bucket or container of one of the three.
+fn bucket(
+    provider: Provider,
+    text: &str,
+    rest: &str,
+    settings: &[(String, String)],
+) -> Result<Arc<dyn Backend>, StoreError> {
+    let wrong = |reason: &str| StoreError::Url { url: shown(text), reason: reason.to_owned() };
+    let (bucket, prefix) = bucket_and_prefix(rest).map_err(wrong)?;
+    object_store::path::Path::parse(prefix).map_err(|error| wrong(&error.to_string()))?;
+    let (store, named) = network(provider, bucket, settings).map_err(|error| unfit(text, &error))?;
+    Ok(Arc::new(RemoteStore::new(text.to_owned(), prefix, store, named)))
 }
 
 /// The text without what could be a secret in it (`user:password@`), and not endlessly long.
@@ -100,84 +112,144 @@ fn retry() -> RetryConfig {
     }
 }
 
-fn named(variables: &[&str]) -> bool {
-    variables.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-}
+/// What our clients do unless the environment says otherwise. The time-out is for a whole request: object_store's own,
+/// 30 s, would cut off a pack on a slow line; [`RemoteStore`] has deadlines by size.
+const CLIENT: [(ClientConfigKey, &str); 4] = [
+    (ClientConfigKey::AllowHttp, "false"),
+    (ClientConfigKey::ConnectTimeout, "3 seconds"),
+    (ClientConfigKey::Timeout, "10 minutes"),
+    (ClientConfigKey::PoolIdleTimeout, "60 seconds"),
+];
 
-type Opened = (Box<dyn ObjectStore>, bool);
-
-fn network(scheme: &str, bucket: &str, settings: &[(String, String)]) -> Result<Opened, object_store::Error> {
-    match scheme {
-        "s3" | "s3a" => s3(bucket, settings),
-        "gs" | "gcs" => {
-            let store = GoogleCloudStorageBuilder::from_env()
-                .with_bucket_name(bucket)
-                .with_retry(retry())
-                .with_client_options(client_options())
-                .build()?;
-            let named = named(&[
-                "GOOGLE_SERVICE_ACCOUNT",
-                "GOOGLE_SERVICE_ACCOUNT_PATH",
-                "GOOGLE_SERVICE_ACCOUNT_KEY",
-                "GOOGLE_APPLICATION_CREDENTIALS",
-            ]);
-            Ok((Box::new(store), named))
-        }
-        _ => {
-            let store = MicrosoftAzureBuilder::from_env()
-                .with_container_name(bucket)
-                .with_retry(retry())
-                .with_client_options(client_options())
-                .build()?;
-            let named = named(&[
-                "AZURE_STORAGE_ACCOUNT_KEY",
-                "AZURE_STORAGE_ACCESS_KEY",
-                "AZURE_STORAGE_CLIENT_SECRET",
-                "AZURE_STORAGE_SAS_KEY",
-                "AZURE_STORAGE_TOKEN",
-                "AZURE_FEDERATED_TOKEN_FILE",
-                "AZURE_STORAGE_USE_EMULATOR",
-            ]);
-            Ok((Box::new(store), named))
-        }
-    }
-}
-
-fn s3(bucket: &str, settings: &[(String, String)]) -> Result<Opened, object_store::Error> {
-    // `with_client_options` would forget what `from_env` found, so the options of ours are set one by one; what the
-    // operator set in the environment comes last and wins.
-    use object_store::ClientConfigKey as Client;
-    use object_store::aws::AmazonS3ConfigKey as Key;
-    let mut builder = AmazonS3Builder::new()
-        .with_config(Key::Client(Client::ConnectTimeout), "3 seconds")
-        .with_config(Key::Client(Client::Timeout), "10 minutes")
-        .with_config(Key::Client(Client::PoolIdleTimeout), "60 seconds");
+/// The settings of one provider: what the environment says, then what the caller says, which wins. What is empty is not
+/// said.
+fn said(prefix: &str, settings: &[(String, String)]) -> Vec<(String, String)> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("AWS_"));
-    for (name, value) in environment.chain(settings.iter().cloned()) {
-        if let Ok(key) = name.to_ascii_lowercase().parse::<Key>() {
-            builder = builder.with_config(key, value);
-        }
-    }
-    let store = builder.with_bucket_name(bucket).with_retry(retry()).build()?;
-    let in_settings = settings.iter().any(|(name, _)| name == "AWS_ACCESS_KEY_ID");
-    let named = in_settings
-        || named(&[
-            "AWS_ACCESS_KEY_ID",
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            "AWS_SKIP_SIGNATURE",
-        ]);
-    Ok((Box::new(store), named))
+        .filter(|(name, _)| name.starts_with(prefix));
+    environment.chain(settings.iter().cloned()).filter(|(_, value)| !value.is_empty()).collect()
 }
 
-fn client_options() -> ClientOptions {
-    ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(3))
-        .with_timeout(Duration::from_secs(600))
-        .with_pool_idle_timeout(Duration::from_secs(60))
+/// The setting of a provider that a variable is, if it is one.
+fn key<K: FromStr>(name: &str) -> Option<K> {
+    name.to_ascii_lowercase().parse().ok()
+}
+
+/// Whether one of these variables is said: else the driver asks a metadata service for credentials.
+fn named(said: &[(String, String)], variables: &[&str]) -> bool {
+    said.iter().any(|(name, _)| variables.contains(&name.as_str()))
+}
+
+/// A client, and whether the environment named credentials for it.
+type Opened = (Box<dyn ObjectStore>, bool);
+
+fn network(provider: Provider, bucket: &str, settings: &[(String, String)]) -> Result<Opened, Error> {
+    let said = said(provider.variables(), settings);
+    match provider {
+        Provider::S3 => {
+            let store = s3(&said).with_bucket_name(bucket).with_retry(retry()).build()?;
+            Ok((Box::new(store), named(&said, &S3_CREDENTIALS)))
+        }
+        Provider::Google => {
+            let store = google(&said).with_bucket_name(bucket).with_retry(retry()).build()?;
+            Ok((Box::new(store), named(&said, &GOOGLE_CREDENTIALS) || application_default()))
+        }
+        Provider::Azure => {
+            let store = azure(&said).with_container_name(bucket).with_retry(retry()).build()?;
+            Ok((Box::new(store), named(&said, &AZURE_CREDENTIALS)))
+        }
+    }
+}
+
+const S3_CREDENTIALS: [&str; 5] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+];
+
+const GOOGLE_CREDENTIALS: [&str; 6] = [
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_BEARER_TOKEN",
+    "GOOGLE_SKIP_SIGNATURE",
+];
+
+const AZURE_CREDENTIALS: [&str; 13] = [
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_MASTER_KEY",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_TOKEN",
+    "AZURE_STORAGE_CLIENT_SECRET",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_STORAGE_USE_EMULATOR",
+    "AZURE_USE_AZURE_CLI",
+    "AZURE_SKIP_SIGNATURE",
+];
+
+// The drivers' `from_env` would do for what follows, but for three things: settings of the caller, defaults of ours
+// below what the operator says (`with_client_options` forgets what the environment said), and empty variables.
+
+fn s3(said: &[(String, String)]) -> AmazonS3Builder {
+    use object_store::aws::AmazonS3ConfigKey as Key;
+    let defaults = CLIENT.map(|(key, value)| (Key::Client(key), value.to_owned()));
+    let said = said.iter().filter_map(|(name, value)| Some((key::<Key>(name)?, value.clone())));
+    defaults
+        .into_iter()
+        .chain(said)
+        .fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
+}
+
+fn google(said: &[(String, String)]) -> GoogleCloudStorageBuilder {
+    use object_store::gcp::GoogleConfigKey as Key;
+    let defaults = CLIENT.map(|(key, value)| (Key::Client(key), value.to_owned()));
+    let said = said.iter().filter_map(|(name, value)| Some((key::<Key>(name)?, value.clone())));
+    defaults
+        .into_iter()
+        .chain(said)
+        .fold(GoogleCloudStorageBuilder::new(), |builder, (key, value)| builder.with_config(key, value))
+}
+
+/// Where `gcloud auth application-default login` leaves credentials; the driver looks there, too.
+fn application_default() -> bool {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    home.is_some_and(|home| home.join(".config/gcloud/application_default_credentials.json").exists())
+}
+
+fn azure(said: &[(String, String)]) -> MicrosoftAzureBuilder {
+    use object_store::azure::AzureConfigKey as Key;
+    let defaults = CLIENT.map(|(key, value)| (Key::Client(key), value.to_owned()));
+    // Names that Azure's own tools read and the driver does not, then the endpoint of a managed identity.
+    let others = said.iter().filter_map(|(name, value)| match name.as_str() {
+        "AZURE_STORAGE_ACCOUNT" => Some((Key::AccountName, value.clone())),
+        "AZURE_STORAGE_KEY" => Some((Key::AccessKey, value.clone())),
+        _ => None,
+    });
+    let identity = std::env::var("IDENTITY_ENDPOINT").ok().map(|endpoint| (Key::MsiEndpoint, endpoint));
+    let said = said.iter().filter_map(|(name, value)| Some((key::<Key>(name)?, value.clone())));
+    defaults
+        .into_iter()
+        .chain(others)
+        .chain(identity)
+        .chain(said)
+        .fold(MicrosoftAzureBuilder::new(), |builder, (key, value)| builder.with_config(key, value))
+}
+
+/// A client that cannot be made: either nothing to sign with, or a setting that does not fit.
+fn unfit(store: &str, error: &Error) -> StoreError {
+    let (store, source) = (store.to_owned(), Cause::of(error));
+    let credentials = ["Account must be", "Access Key", "AccessKey", "redential", "service account", "SAS"];
+    if credentials.iter().any(|part| source.0.contains(part)) {
+        return StoreError::NoCredentials { store, source };
+    }
+    StoreError::Settings { store, source }
 }
 
 #[cfg(test)]
@@ -194,6 +266,44 @@ mod tests {
         }
         let secret = open("ftp://user:hunter2@host/x", &[]).unwrap_err();
         assert!(!secret.to_string().contains("hunter2"));
+    }
+
+    fn settings(said: &[(&str, &str)]) -> Vec<(String, String)> {
+        said.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_whole_request_may_take_ten_minutes_unless_the_operator_says_otherwise() {
+        let timeouts = |said: &[(String, String)]| {
+            use object_store::{aws, azure as az, gcp};
+            [
+                s3(said).get_config_value(&aws::AmazonS3ConfigKey::Client(ClientConfigKey::Timeout)),
+                google(said).get_config_value(&gcp::GoogleConfigKey::Client(ClientConfigKey::Timeout)),
+                azure(said).get_config_value(&az::AzureConfigKey::Client(ClientConfigKey::Timeout)),
+            ]
+            .map(Option::unwrap_or_default)
+        };
+        assert_eq!(timeouts(&[]), ["10 minutes"; 3]);
+        let said = ["AWS_TIMEOUT", "GOOGLE_TIMEOUT", "AZURE_TIMEOUT"].map(|name| (name, "5s"));
+        assert_eq!(timeouts(&settings(&said)), ["5s"; 3]);
+    }
+
+    #[test]
+    fn what_lacks_for_a_client_is_told_apart_from_what_does_not_fit() {
+        let open = |url: &str, said: &[(&str, &str)]| open(url, &settings(said)).unwrap_err();
+        let error = open("az://container/x", &[]);
+        assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
+        let named = [("AZURE_STORAGE_ACCOUNT", "mine")];
+        let error = open("az://container/x", &[named[0], ("AZURE_STORAGE_KEY", "not base64")]);
+        assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
+        let error = open("az://container/x", &[named[0], ("AZURE_STORAGE_ENDPOINT", "no address")]);
+        assert!(matches!(error, StoreError::Settings { .. }), "{error:?}");
+        let error = open("gs://bucket/x", &[("GOOGLE_SERVICE_ACCOUNT", "/no/such/file")]);
+        assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
+        let error = open("gs://bucket/x", &[("GOOGLE_BEARER_TOKEN", "x"), ("GOOGLE_TIMEOUT", "soon")]);
+        assert!(matches!(error, StoreError::Settings { .. }), "{error:?}");
+        let error = open("s3://bucket/x", &[("AWS_ACCESS_KEY_ID", "half")]);
+        assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
     }
 
     #[test]
