@@ -182,6 +182,7 @@ async fn a_start_with_the_store_away_keeps_the_log_and_loses_no_commit() {
     table(&app);
     for (start, backfilled_first, commits) in [(0, true, 51), (100, false, 101)] {
         let protection = bench.start().await;
+        protection.wait_durable(None, PATIENCE).await.unwrap();
         insert(&app, start);
         protection.wait_durable(None, PATIENCE).await.unwrap();
         protection.stop().await.unwrap();

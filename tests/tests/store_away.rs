@@ -1,0 +1,145 @@
+//! The daemon comes up before its store does, or stands still: what was committed meanwhile.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use everwhen_engine::time::Timestamp;
+use everwhen_tests::cloud::{CloudServer, Dialect};
+use everwhen_tests::{Daemon, World, image_of};
+use rusqlite::Connection;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
+
+fn world_on(server: &CloudServer) -> World {
+    let world = World::new(PROGRAM).with_store(&server.url("backups"));
+    server.environment().iter().fold(world, |world, (name, value)| world.with_env(name, value))
+}
+
+fn away(server: &CloudServer) {
+    server.fault(|faults| faults.unavailable = u32::MAX);
+}
+
+fn back(server: &CloudServer) {
+    server.fault(|faults| faults.unavailable = 0);
+}
+
+fn wait_for_log(world: &World, what: &str) {
+    let end = Instant::now() + Duration::from_secs(40);
+    while !world.daemon_log().contains(what) {
+        assert!(Instant::now() < end, "never '{what}' in {}", world.daemon_log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A history with a commit in it, and its daemon killed.
+fn protected_before(world: &World) -> Connection {
+    let app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    app.execute("INSERT INTO t VALUES (0, 'before')", []).unwrap();
+    daemon.settle();
+    daemon.kill();
+    app
+}
+
+#[test]
+fn a_daemon_that_comes_up_before_its_store_loses_no_commit() {
+    let server = CloudServer::start(Dialect::S3);
+    let world = world_on(&server);
+    let mut app = protected_before(&world);
+    away(&server);
+    let mut daemon = world.daemon();
+    wait_for_log(&world, "the logs of the databases are held");
+    for id in 1..=30 {
+        app.execute("INSERT INTO t VALUES (?1, 'meanwhile')", [id]).unwrap();
+        // All that may be is put into the file: without the daemon's hold the next commit would reset the log.
+        app.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+    }
+    back(&server);
+    daemon.settle();
+    assert!(daemon.terminate().success());
+    let points = world.points();
+    assert_eq!(points.len(), 32, "the base, one commit before, thirty meanwhile: {points:?}");
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    let rows = |points: &serde_json::Value| {
+        let position = points["position"].as_str().unwrap();
+        let (answer, target) =
+            world.restore(&["--position", position], &format!("{position}.db").replace('/', "-"));
+        let _ = answer.exits(0);
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        Connection::open(target).unwrap().query_row("SELECT count(*) FROM t", [], count).unwrap()
+    };
+    assert_eq!(points[1..].iter().map(rows).collect::<Vec<_>>(), (1..=31).collect::<Vec<i64>>());
+}
+
+#[test]
+fn an_application_that_empties_its_log_meanwhile_is_not_kept_waiting() {
+    let server = CloudServer::start(Dialect::S3);
+    let world = world_on(&server);
+    let mut app = protected_before(&world);
+    app.busy_timeout(Duration::from_secs(30)).unwrap();
+    away(&server);
+    let mut daemon = world.daemon();
+    wait_for_log(&world, "the logs of the databases are held");
+    app.execute("INSERT INTO t VALUES (1, 'meanwhile')", []).unwrap();
+    let busy: i64 = app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0, "it waited half a minute for us");
+    app.execute("INSERT INTO t VALUES (2, 'meanwhile')", []).unwrap();
+    back(&server);
+    daemon.settle();
+    assert!(daemon.terminate().success());
+    let history = world.everwhen(&["history", "app", "--json"]).exits(0).json();
+    assert_eq!(history["gaps"].as_array().unwrap().len(), 1, "{history}");
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+}
+
+#[test]
+fn a_store_that_lost_its_repository_is_not_begun_anew() {
+    let server = CloudServer::start(Dialect::S3);
+    let world = world_on(&server);
+    drop(protected_before(&world));
+    for (key, _) in server.objects() {
+        server.tamper(&key, None);
+    }
+    let mut daemon = world.daemon();
+    let status = daemon.wait_for_death(Duration::from_secs(20)).unwrap();
+    assert_eq!(status.code(), Some(3), "{}", world.daemon_log());
+    assert!(world.daemon_log().contains("mounted"), "{}", world.daemon_log());
+    assert!(server.objects().is_empty());
+}
+
+fn signal(daemon: &Daemon<'_>, signal: &str) {
+    assert!(Command::new("kill").args([signal, &daemon.pid().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn times_at_which_the_daemon_stood_still_are_refused_and_no_commit_is_lost() {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    signal(&daemon, "-STOP");
+    app.execute("INSERT INTO t VALUES (1, 'unseen')", []).unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let between = Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_millis(700));
+    app.execute("INSERT INTO t VALUES (2, 'unseen')", []).unwrap();
+    signal(&daemon, "-CONT");
+    daemon.settle();
+    assert_eq!(world.points().len(), 3);
+    let (answer, target) = world.restore(&["--at", &between], "between.db");
+    let error = answer.exits(4).error();
+    assert!(error["nearest"]["before"].is_object() && error["nearest"]["after"].is_object(), "{error}");
+    assert!(!target.exists());
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    assert!(daemon.terminate().success());
+}
