@@ -8,6 +8,9 @@
 //! [`Cataloged`] forget and list before it repeats the answer. And a restore is proven against the checksum that is
 //! recorded with the transaction, wherever the plan came from.
 
+#[cfg(feature = "test-util")]
+pub(crate) mod laws;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -31,7 +31,7 @@ macro_rules! records {
 }
 records!(Marker, KeyRecord, DatabaseKey, DatabaseRecord, TimelineClaim, SeenMark);
 
-fn checksum(key: &str, message: &[u8]) -> u32 {
+pub(super) fn checksum(key: &str, message: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key.as_bytes());
     hasher.update(&[0]);
