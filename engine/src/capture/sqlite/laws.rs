@@ -92,14 +92,14 @@ fn resume_point(input: &[u8]) {
 fn log(input: &[u8]) {
     let mut rest = input;
     let [shape, altered @ ..] = take::<5>(&mut rest);
-    let page_size = PageSize::new(512 << (shape & 3)).unwrap();
+    let page_size = PageSize::new(512 << (shape & 1)).unwrap();
     let order = if shape & 4 == 0 { WordOrder::Little } else { WordOrder::Big };
     let salts = Salts(u32::from(shape), 2);
     let mut wal = WalHeader::encode(page_size, salts, order).to_vec();
     let before = WalHeader::parse(&wal).unwrap().checksum;
     let mut written = Vec::new();
     let mut running = before;
-    while !rest.is_empty() && written.len() < 64 {
+    while !rest.is_empty() && written.len() < 24 {
         let [page, commit, fill] =
             [take(&mut rest), take(&mut rest), take(&mut rest)].map(u32::from_le_bytes);
         // Pages are few, so that they meet; most sizes are small, some are any number.
