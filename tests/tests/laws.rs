@@ -72,38 +72,28 @@ fn drawn(law: &Law, inputs: &[Vec<u8>], cases: u32) {
     held.unwrap();
 }
 
-fn hold(name: &str, places: usize, cases: u32) {
+/// `effort`: how many altered and drawn inputs, about.
+fn hold(name: &str, effort: usize) {
     let law = all().find(|law| law.name == name).unwrap();
     let inputs = inputs(&law);
-    near(&law, &inputs, places);
-    drawn(&law, &inputs, cases);
+    near(&law, &inputs, (effort / inputs.len()).max(10));
+    drawn(&law, &inputs, effort as u32 / 8);
 }
 
 macro_rules! laws {
-    ($($name:ident $places:literal $cases:literal)*) => {
+    ($($name:ident)*) => {
         $(#[test]
         fn $name() {
-            hold(stringify!($name), $places, $cases);
+            // Each input of the catalog is a database made and opened.
+            hold(stringify!($name), if stringify!($name) == "catalog" { 200 } else { 3_000 });
         })*
         const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
-// Each with the places at which inputs are cut and altered, and the drawn cases.
 laws! {
-    base_manifest 600 256
-    catalog 30 32
-    configuration 600 256
-    envelope 600 256
-    journal 600 256
-    names 600 256
-    pack_chunk 600 256
-    records 600 256
-    requests 600 256
-    segment_prologue 600 256
-    segment_replay 600 256
-    sqlite_files 600 256
-    times 600 256
+    base_manifest catalog configuration envelope journal names pack_chunk records requests segment_prologue
+    segment_replay sqlite_files times
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Laws of SQLite's files and of the token that says where to go on in one.
-#![allow(clippy::unwrap_used, reason = "a law that does not hold panics: that is what it is for")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::host_endian_bytes,
+    reason = "a law that does not hold panics: that is what it is for; a wal-index has the machine's byte order"
+)]
 
 use std::collections::HashMap;
 use std::fs::File;
