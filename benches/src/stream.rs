@@ -156,7 +156,8 @@ pub fn replay(objects: &[Bytes], image: &mut MemoryImage) -> Result<f64, Segment
     clock.run(|| {
         let (mut replayer, mut at) = (Replayer::new(), TxId::FIRST);
         for object in objects {
-            for part in parts(object)? {
+            for part in parts(object) {
+                let part = part?;
                 at = replayer.replay_part(&part, at, part.prologue.header.range.last(), image)?;
             }
         }

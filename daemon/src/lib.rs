@@ -9,6 +9,9 @@ mod cli;
 mod client;
 mod config;
 mod failure;
+#[cfg(feature = "test-util")]
+#[doc(hidden)]
+pub mod laws;
 mod logging;
 mod output;
 mod place;

@@ -111,7 +111,8 @@ fn measure(start: &MemoryImage, page_size: PageSize, effort: Effort) {
     let (mut replayed, mut at) = (start.clone(), TxId::FIRST);
     let clock = Instant::now();
     for object in &objects {
-        for part in parts(object).unwrap() {
+        for part in parts(object) {
+            let part = part.unwrap();
             at = replayer.replay_part(&part, at, part.prologue.header.range.last(), &mut replayed).unwrap();
         }
     }

@@ -8,6 +8,9 @@
 //! [`Cataloged`] forget and list before it repeats the answer. And a restore is proven against the checksum that is
 //! recorded with the transaction, wherever the plan came from.
 
+#[cfg(feature = "test-util")]
+pub(crate) mod laws;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -121,7 +124,7 @@ impl Catalog {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         let of: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let same = version == VERSION && of == application_id(repository);
-        Ok(same.then_some(Self { connection }))
+        Ok((same && has_our_schema(&connection)?).then_some(Self { connection }))
     }
 
     fn create(path: &Path, repository: RepositoryId) -> rusqlite::Result<Self> {
@@ -227,6 +230,15 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Whether it has our tables and nothing else: in a view or behind a trigger could be work and memory without end.
+fn has_our_schema(connection: &Connection) -> rusqlite::Result<bool> {
+    let ours: Vec<&str> = SCHEMA.split(';').map(str::trim).filter(|sql| !sql.is_empty()).collect();
+    let mut statement = connection.prepare("SELECT sql FROM sqlite_schema ORDER BY rowid")?;
+    let found = statement.query_map([], |row| row.get::<_, Option<String>>(0))?;
+    let found: Vec<_> = found.take(ours.len() + 1).collect::<Result<_, _>>()?;
+    Ok(found.iter().map(Option::as_deref).eq(ours.into_iter().map(Some)))
+}
+
 /// The repository's id, as far as it fits into SQLite's field for it.
 fn application_id(repository: RepositoryId) -> i64 {
     i64::from(crc32fast::hash(repository.as_bytes()) & 0x7fff_ffff)
@@ -262,13 +274,16 @@ fn write_records(transactions: &[Transaction]) -> Vec<u8> {
 
 /// `None` unless they are exactly the transactions of this segment.
 fn read_records(key: &SegmentKey, records: &[u8]) -> Option<Vec<Transaction>> {
-    if !records.len().is_multiple_of(RECORD_BYTES) {
+    let (records, rest) = records.as_chunks::<RECORD_BYTES>();
+    if !rest.is_empty() || records.len() as u64 != key.range.count() {
         return None;
     }
-    let transactions: Option<Vec<Transaction>> =
-        records.chunks_exact(RECORD_BYTES).map(read_record).collect();
-    let transactions = transactions.filter(|all| all.len() as u64 == key.range.count())?;
-    (transactions.first()?.tx == key.range.first()).then_some(transactions)
+    let transactions: Vec<Transaction> =
+        records.iter().map(|record| read_record(record)).collect::<Option<_>>()?;
+    let mut numbered = transactions.iter().zip(key.range.first().get()..);
+    let in_order = numbered.all(|(transaction, number)| transaction.tx.get() == number)
+        && transactions.is_sorted_by_key(|transaction| transaction.time);
+    in_order.then_some(transactions)
 }
 
 fn read_record(record: &[u8]) -> Option<Transaction> {
@@ -281,13 +296,18 @@ fn read_record(record: &[u8]) -> Option<Transaction> {
     let (state, _) = rest.split_first_chunk::<8>()?;
     Some(Transaction {
         tx: TxId::new(u64::from_le_bytes(*tx))?,
-        time: Timestamp::from_micros(i64::from_le_bytes(*time)),
-        not_before: Timestamp::from_micros(i64::from_le_bytes(*not_before)),
+        time: exact_time(*time)?,
+        not_before: exact_time(*not_before)?,
         flags: TxFlags::from_bits(*flags)?,
         pages: u32::from_le_bytes(*pages),
         image_pages: u32::from_le_bytes(*image_pages),
         state: StateChecksum::from_raw(u64::from_le_bytes(*state)),
     })
+}
+
+fn exact_time(bytes: [u8; 8]) -> Option<Timestamp> {
+    let micros = i64::from_le_bytes(bytes);
+    Some(Timestamp::from_micros(micros)).filter(|time| time.as_micros() == micros)
 }
 
 /// A repository with a catalog in front of it.

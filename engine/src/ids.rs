@@ -127,7 +127,7 @@ impl FromStr for TimelineId {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         Some(text)
-            .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
+            .filter(|text| !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|text| text.parse().ok())
             .and_then(Self::new)
             .ok_or_else(|| ParseIdError::new(text, "a timeline (a decimal number from 1)"))
@@ -362,6 +362,7 @@ mod tests {
             "1/00000000000001A7",
             "1/1a7",
             "+1/00000000000001a7",
+            "01/00000000000001a7",
         ] {
             assert!(text.parse::<Position>().is_err(), "{text}");
         }

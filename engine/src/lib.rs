@@ -12,6 +12,8 @@ pub mod error;
 pub mod failpoint;
 pub mod history;
 pub mod ids;
+#[cfg(feature = "test-util")]
+pub mod laws;
 pub mod page;
 pub mod plan;
 pub mod protect;

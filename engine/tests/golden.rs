@@ -14,7 +14,7 @@ use everwhen_engine::digest::Hasher;
 use everwhen_engine::ids::{DatabaseId, Digest, Position, TimelineId, TxId};
 use everwhen_engine::page::{PageNo, PageSize, StateChecksum};
 use everwhen_engine::segment::{
-    Effort, Encoder, EncoderParams, MemoryImage, PageStore, Part, Replayer, chain_start, parts,
+    Effort, Encoder, EncoderParams, MemoryImage, PageStore, Replayer, chain_start, parts,
 };
 use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::{Transaction, TxFlags};
@@ -121,7 +121,8 @@ fn dump_segment(object: &Bytes) -> String {
     let mut text = String::new();
     let mut image = base_image();
     let mut at = TxId::FIRST;
-    for part in parts(object).unwrap() {
+    for part in parts(object) {
+        let part = part.unwrap();
         part.check().unwrap();
         let prologue = &part.prologue;
         writeln!(text, "{:#?}", prologue.header).unwrap();
@@ -146,8 +147,9 @@ fn dump_segment(object: &Bytes) -> String {
 fn replayed(object: &Bytes, until: TxId) -> MemoryImage {
     let mut image = base_image();
     let mut at = TxId::FIRST;
-    for part in parts(object).unwrap().iter().take_while(|part| part.prologue.header.range.first() <= until) {
-        at = Replayer::new().replay_part(part, at, until, &mut image).unwrap();
+    let parts = parts(object).map(Result::unwrap);
+    for part in parts.take_while(|part| part.prologue.header.range.first() <= until) {
+        at = Replayer::new().replay_part(&part, at, until, &mut image).unwrap();
     }
     image
 }
@@ -160,7 +162,7 @@ fn segment_v1() {
         for bit in 0..8 {
             let mut flipped = object.to_vec();
             flipped[at] ^= 1 << bit;
-            let read = parts(&flipped.into()).and_then(|parts| parts.iter().try_for_each(Part::check));
+            let read = parts(&flipped.into()).try_for_each(|part| part?.check());
             assert!(read.is_err(), "byte {at} bit {bit}");
         }
     }

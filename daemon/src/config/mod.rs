@@ -261,8 +261,14 @@ impl Config {
     pub(crate) fn load_list(path: &Path) -> Result<Vec<DatabaseEntry>, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let document = Document::new(&text, path.parent().unwrap_or(Path::new("/")));
-        let (table, errors) = DeTable::parse_recoverable(&text);
+        Self::parse_list(&text, path.parent().unwrap_or(Path::new("/")))
+            .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// Reads such a list; relative paths begin at `folder`.
+    pub(crate) fn parse_list(text: &str, folder: &Path) -> Result<Vec<DatabaseEntry>, Vec<Problem>> {
+        let document = Document::new(text, folder);
+        let (table, errors) = DeTable::parse_recoverable(text);
         note_syntax(&document, &errors);
         let mut entries: Vec<DatabaseEntry> = Vec::new();
         let mut top = Section::top(&document, table.get_ref());
@@ -273,7 +279,7 @@ impl Config {
         top.finish();
         match document.into_problems() {
             problems if problems.is_empty() => Ok(entries),
-            problems => Err(ConfigError::Invalid { path: path.to_owned(), problems }),
+            problems => Err(problems),
         }
     }
 

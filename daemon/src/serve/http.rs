@@ -69,7 +69,7 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn respond(request: &[u8], status: &impl Fn() -> v1::GetStatusResponse) -> (&'static str, String) {
+pub(crate) fn respond(request: &[u8], status: &impl Fn() -> v1::GetStatusResponse) -> (&'static str, String) {
     let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
     let mut words = line.split(' ');

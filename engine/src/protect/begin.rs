@@ -9,6 +9,8 @@
 //! Then the source is asked whether its log goes on from there. If not, the page table tells the difference, which is
 //! one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::base::Manifest;
@@ -27,7 +29,7 @@ use crate::protect::spool::{Spool, SpooledPart};
 use crate::protect::table::PageTable;
 use crate::repository::{Claim, DatabaseRecord, ForkReason, NewDatabase, NewTimeline, Repository};
 use crate::restore::{self, RestoreError};
-use crate::segment::{Prologue, chain_start};
+use crate::segment::{HEADER_BYTES, Prologue, chain_start};
 use crate::sqlite::lock_byte_page;
 use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
@@ -219,9 +221,14 @@ fn continuing_parts(parts: Vec<SpooledPart>, tip: Option<TxId>) -> Vec<SpooledPa
     continuing
 }
 
-fn read_part(part: SpooledPart) -> std::io::Result<Part> {
-    let bytes = std::fs::read(&part.path)?;
-    let prologue = Prologue::parse(&bytes).map_err(std::io::Error::other)?;
+fn read_part(part: SpooledPart) -> io::Result<Part> {
+    // Its frames may be larger than memory, and are not needed.
+    let first_bytes = |count: usize| {
+        let mut bytes = Vec::new();
+        File::open(&part.path)?.take(count as u64).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    let needed = Prologue::needed(&first_bytes(HEADER_BYTES)?).map_err(io::Error::other)?;
+    let prologue = Prologue::parse(&first_bytes(needed)?).map_err(io::Error::other)?;
     let header = &prologue.header;
     Ok(Part {
         range: header.range,
@@ -308,9 +315,13 @@ async fn transactions_of(
     key: &SegmentKey,
 ) -> Result<(Vec<Transaction>, PageSize), ProtectError> {
     let bytes = repository.get_segment(key).await?;
-    let parts = crate::segment::parts(&bytes)?;
-    let page_size = parts.last().map_or(PageSize::MIN, |part| part.prologue.header.page_size);
-    Ok((parts.into_iter().flat_map(|part| part.prologue.transactions).collect(), page_size))
+    let (mut transactions, mut page_size) = (Vec::new(), PageSize::MIN);
+    for part in crate::segment::parts(&bytes) {
+        let prologue = part?.prologue;
+        page_size = prologue.header.page_size;
+        transactions.extend(prologue.transactions);
+    }
+    Ok((transactions, page_size))
 }
 
 /// A new timeline for a source that has lost its last transactions: it begins where the source really is, found by

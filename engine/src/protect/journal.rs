@@ -61,6 +61,33 @@ pub(crate) struct Recovered {
 }
 
 impl Recovered {
+    /// Reads the two files; `None` when there is no usable table. What follows a record that cannot be is left out.
+    pub(super) fn read<R: Read>(
+        mut table: Records<R>,
+        journal: Option<Records<R>>,
+    ) -> io::Result<Option<Self>> {
+        let Some(payload) = table.next()? else { return Ok(None) };
+        let Some(base) = decode_table(&payload) else { return Ok(None) };
+        let mut records = Vec::new();
+        let Some(mut journal) = journal else { return Ok(Some(Self { base, records })) };
+        let (mut last, mut pages) = (base.0.tx, base.0.image_pages);
+        while let Some(payload) = journal.next()? {
+            let Some((mark, changes)) = decode_changes(&payload) else { break };
+            // Records up to the table's own part stay in the file when a kill came between rename and truncation.
+            if mark.tx <= last || mark.page_size != base.0.page_size || mark.timeline != base.0.timeline {
+                continue;
+            }
+            // Every page that an image gains has a hash in the record: no larger table than the records warrant.
+            let within = changes.iter().all(|&(index, _)| index < mark.image_pages);
+            if !within || u64::from(mark.image_pages.saturating_sub(pages)) > changes.len() as u64 {
+                break;
+            }
+            (last, pages) = (mark.tx, mark.image_pages);
+            records.push((mark, changes));
+        }
+        Ok(Some(Self { base, records }))
+    }
+
     /// All marks, oldest first.
     pub(crate) fn marks(&self) -> impl Iterator<Item = &Mark> {
         std::iter::once(&self.base.0).chain(self.records.iter().map(|(mark, _)| mark))
@@ -90,22 +117,8 @@ impl Recovered {
 impl Journal {
     /// Reads what is there; `None` when there is nothing usable.
     pub(crate) fn recover(folder: &Path) -> io::Result<Option<Recovered>> {
-        let Some(mut table) = open_if_exists(&folder.join("table"))? else { return Ok(None) };
-        let Some(payload) = read_record(&mut table)? else { return Ok(None) };
-        let Some(base) = decode_table(&payload) else { return Ok(None) };
-        let mut records = Vec::new();
-        if let Some(mut file) = open_if_exists(&folder.join("journal"))? {
-            let mut last = base.0.tx;
-            while let Some(payload) = read_record(&mut file)? {
-                let Some((mark, changes)) = decode_changes(&payload) else { break };
-                // Records up to the table's own part stay in the file when a kill came between rename and truncation.
-                if mark.tx > last && mark.page_size == base.0.page_size && mark.timeline == base.0.timeline {
-                    last = mark.tx;
-                    records.push((mark, changes));
-                }
-            }
-        }
-        Ok(Some(Recovered { base, records }))
+        let Some(table) = Records::of_file(&folder.join("table"))? else { return Ok(None) };
+        Recovered::read(table, Records::of_file(&folder.join("journal"))?)
     }
 
     /// Starts anew from this mark and table.
@@ -119,14 +132,7 @@ impl Journal {
 
     /// Appends the record of a part.
     pub(crate) fn append(&mut self, mark: &Mark, changes: &[(u32, u64)]) -> io::Result<()> {
-        let mut payload = Vec::with_capacity(256 + changes.len() * 12);
-        encode_mark(mark, &mut payload);
-        put_u64(&mut payload, changes.len() as u64);
-        for &(index, hash) in changes {
-            payload.extend_from_slice(&index.to_le_bytes());
-            payload.extend_from_slice(&hash.to_le_bytes());
-        }
-        let record = frame_record(&payload);
+        let record = frame_record(&encode_changes(mark, changes));
         self.file.write_all(&record)?;
         self.bytes += record.len() as u64;
         failpoint::hit("journal_appended");
@@ -140,14 +146,8 @@ impl Journal {
 
     /// Writes the whole table and drops the records before it.
     pub(crate) fn compact(&mut self, mark: &Mark, table: &PageTable) -> io::Result<()> {
-        let mut payload = Vec::with_capacity(256 + table.hashes().len() * 8);
-        encode_mark(mark, &mut payload);
-        put_u64(&mut payload, table.hashes().len() as u64);
-        for hash in table.hashes() {
-            payload.extend_from_slice(&hash.to_le_bytes());
-        }
         let (fresh, target) = (self.folder.join("table.new"), self.folder.join("table"));
-        std::fs::write(&fresh, frame_record(&payload))?;
+        std::fs::write(&fresh, frame_record(&encode_table(mark, table.hashes())))?;
         failpoint::hit("table_before_rename");
         std::fs::rename(&fresh, &target)?;
         failpoint::hit("table_after_rename");
@@ -158,15 +158,7 @@ impl Journal {
     }
 }
 
-fn open_if_exists(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn frame_record(payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame_record(payload: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(payload.len() + 20);
     record.extend_from_slice(MAGIC);
     put_u64(&mut record, payload.len() as u64);
@@ -178,26 +170,50 @@ fn frame_record(payload: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The next record; `None` at the end and at anything torn.
-fn read_record(file: &mut File) -> io::Result<Option<Vec<u8>>> {
-    let mut head = [0; 20];
-    let left = file.metadata()?.len().saturating_sub(file.stream_position()?);
-    if left < head.len() as u64 {
-        return Ok(None);
+/// The records of a file, one after another.
+pub(super) struct Records<R> {
+    source: R,
+    /// Bytes of the source not read yet.
+    left: u64,
+}
+
+#[cfg(feature = "test-util")]
+impl<'a> Records<&'a [u8]> {
+    pub(super) fn of_bytes(source: &'a [u8]) -> Self {
+        Self { source, left: source.len() as u64 }
     }
-    file.read_exact(&mut head)?;
-    let (magic, rest) = head.split_at(8);
-    let (length_bytes, crc_bytes) = rest.split_at(8);
-    let length = u64::from_le_bytes(length_bytes.try_into().unwrap_or_default());
-    if magic != MAGIC || length > LENGTH_MAX || length > left - head.len() as u64 {
-        return Ok(None);
+}
+
+impl Records<File> {
+    fn of_file(path: &Path) -> io::Result<Option<Self>> {
+        match File::open(path) {
+            Ok(source) => Ok(Some(Self { left: source.metadata()?.len(), source })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
-    let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
-    file.read_exact(&mut payload)?;
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(length_bytes);
-    crc.update(&payload);
-    Ok((crc.finalize().to_le_bytes() == crc_bytes).then_some(payload))
+}
+
+impl<R: Read> Records<R> {
+    /// The next record; `None` at the end and at anything torn.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut head = [0; 20];
+        let Some(left) = self.left.checked_sub(head.len() as u64) else { return Ok(None) };
+        self.source.read_exact(&mut head)?;
+        let (magic, rest) = head.split_at(8);
+        let (length_bytes, crc_bytes) = rest.split_at(8);
+        let length = u64::from_le_bytes(length_bytes.try_into().unwrap_or_default());
+        let Some(left) = left.checked_sub(length).filter(|_| magic == MAGIC && length <= LENGTH_MAX) else {
+            return Ok(None);
+        };
+        self.left = left;
+        let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.source.read_exact(&mut payload)?;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(length_bytes);
+        crc.update(&payload);
+        Ok((crc.finalize().to_le_bytes() == crc_bytes).then_some(payload))
+    }
 }
 
 fn put_u64(out: &mut Vec<u8>, value: u64) {
@@ -219,6 +235,27 @@ fn encode_mark(mark: &Mark, out: &mut Vec<u8>) {
     put_u64(out, mark.log_bytes);
     put_u64(out, mark.resume.len() as u64);
     out.extend_from_slice(&mark.resume);
+}
+
+pub(super) fn encode_table(mark: &Mark, hashes: &[u64]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(256 + hashes.len() * 8);
+    encode_mark(mark, &mut payload);
+    put_u64(&mut payload, hashes.len() as u64);
+    for hash in hashes {
+        payload.extend_from_slice(&hash.to_le_bytes());
+    }
+    payload
+}
+
+pub(super) fn encode_changes(mark: &Mark, changes: &[(u32, u64)]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(256 + changes.len() * 12);
+    encode_mark(mark, &mut payload);
+    put_u64(&mut payload, changes.len() as u64);
+    for &(index, hash) in changes {
+        payload.extend_from_slice(&index.to_le_bytes());
+        payload.extend_from_slice(&hash.to_le_bytes());
+    }
+    payload
 }
 
 /// Reads fields off the front of a payload; every read is checked.
@@ -249,7 +286,10 @@ impl<'a> Fields<'a> {
             timeline: TimelineId::new(self.u32()?)?,
             claim: self.array()?,
             tx: TxId::new(self.u64()?),
-            time: Timestamp::from_micros(self.array().map(i64::from_le_bytes)?),
+            time: {
+                let micros = self.array().map(i64::from_le_bytes)?;
+                Some(Timestamp::from_micros(micros)).filter(|time| time.as_micros() == micros)?
+            },
             chain: Digest::from_bytes(self.array()?),
             page_size: PageSize::new(self.u32()?)?,
             image_pages: self.u32()?,
@@ -265,7 +305,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn decode_table(payload: &[u8]) -> Option<(Mark, Vec<u64>)> {
+pub(super) fn decode_table(payload: &[u8]) -> Option<(Mark, Vec<u64>)> {
     let mut fields = Fields(payload);
     let mark = fields.mark()?;
     let count = usize::try_from(fields.u64()?).ok()?;
@@ -275,7 +315,7 @@ fn decode_table(payload: &[u8]) -> Option<(Mark, Vec<u64>)> {
     (fields.0.is_empty() && hashes.len() == mark.image_pages as usize).then_some((mark, hashes))
 }
 
-fn decode_changes(payload: &[u8]) -> Option<(Mark, Vec<(u32, u64)>)> {
+pub(super) fn decode_changes(payload: &[u8]) -> Option<(Mark, Vec<(u32, u64)>)> {
     let mut fields = Fields(payload);
     let mark = fields.mark()?;
     let count = usize::try_from(fields.u64()?).ok()?;

@@ -17,6 +17,8 @@ mod found;
 mod frames;
 mod held;
 mod journal;
+#[cfg(feature = "test-util")]
+pub(crate) mod laws;
 mod outbox;
 mod packing;
 mod recorder;

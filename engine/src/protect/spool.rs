@@ -71,7 +71,7 @@ impl Spool {
     }
 }
 
-fn parse_name(name: &str) -> Option<TxRange> {
+pub(super) fn parse_name(name: &str) -> Option<TxRange> {
     let (first, last) = name.strip_suffix(".part")?.split_once('-')?;
     let (first, last): (TxId, TxId) = (first.parse().ok()?, last.parse().ok()?);
     TxRange::new(first, last)

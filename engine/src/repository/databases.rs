@@ -249,7 +249,7 @@ pub(super) fn seal_record(
     }
 }
 
-fn to_proto(record: &DatabaseRecord, nonce: [u8; 8]) -> proto::DatabaseRecord {
+pub(super) fn to_proto(record: &DatabaseRecord, nonce: [u8; 8]) -> proto::DatabaseRecord {
     proto::DatabaseRecord {
         format: frame::FORMAT,
         database_id: record.id.as_bytes().to_vec(),
@@ -271,7 +271,7 @@ fn to_proto(record: &DatabaseRecord, nonce: [u8; 8]) -> proto::DatabaseRecord {
     }
 }
 
-fn from_proto(id: DatabaseId, seq: u64, record: proto::DatabaseRecord) -> Option<DatabaseRecord> {
+pub(super) fn from_proto(id: DatabaseId, seq: u64, record: proto::DatabaseRecord) -> Option<DatabaseRecord> {
     if record.database_id != id.as_bytes() || record.seq != seq {
         return None;
     }

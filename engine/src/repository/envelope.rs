@@ -33,6 +33,8 @@ const TAG: u64 = 16;
 const SALT: usize = 32;
 /// Bytes before the first block.
 pub(super) const HEADER: u64 = 48;
+/// Bytes of content that a header may speak of.
+const CONTENT_MAX: u64 = 1 << 62;
 const MAGIC: &[u8; 8] = b"EWX1\x01\0\0\0";
 
 /// The bytes an object takes when `content` bytes are sealed.
@@ -75,7 +77,12 @@ impl Header {
             let len = u64::from_le_bytes(*rest.first_chunk::<8>()?);
             Some(Self { salt: *salt, len })
         });
-        parsed.ok_or_else(|| damaged("it is too short to be a sealed object"))
+        let header = parsed.ok_or_else(|| damaged("it is too short to be a sealed object"))?;
+        // No store holds half of that; offsets of its blocks can be added up without a check.
+        if header.len > CONTENT_MAX {
+            return Err(damaged(&format!("it says that it holds {} bytes", header.len)));
+        }
+        Ok(header)
     }
 
     fn bytes(&self) -> [u8; HEADER as usize] {

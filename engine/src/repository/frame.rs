@@ -11,8 +11,9 @@ pub(super) const FORMAT: u32 = 1;
 
 const MAGIC: &[u8; 4] = b"EWR1";
 const HEAD: usize = 8;
-/// Far above any record; what is larger is not a record and is not decoded.
-const MAX: usize = 16 * 1024 * 1024;
+/// Far above any record (30,000 databases in a mark); what is larger is not a record and is not decoded. An entry of a
+/// mark may take 2 bytes here and 48 in memory, in a list with room for as many again.
+const MAX: usize = 1024 * 1024;
 
 /// A record that says which version of the format it has.
 pub(super) trait Record: Message + Default {
@@ -30,7 +31,7 @@ macro_rules! records {
 }
 records!(Marker, KeyRecord, DatabaseKey, DatabaseRecord, TimelineClaim, SeenMark);
 
-fn checksum(key: &str, message: &[u8]) -> u32 {
+pub(super) fn checksum(key: &str, message: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key.as_bytes());
     hasher.update(&[0]);

@@ -17,6 +17,8 @@ mod envelope;
 mod error;
 mod frame;
 mod keyring;
+#[cfg(feature = "test-util")]
+pub(crate) mod laws;
 mod objects;
 mod once;
 mod secret;

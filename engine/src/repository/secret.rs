@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::ids::ParseIdError;
+use crate::ids::{ParseIdError, parse_hex_u64};
 use crate::random;
 
 use super::RepositoryError;
@@ -139,10 +139,10 @@ fn parse_key(text: &str) -> Option<RepositoryKey> {
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
     for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        *byte = u8::try_from(parse_hex_u64(std::str::from_utf8(pair).ok()?, 2)?).ok()?;
     }
-    let expected = u32::from_str_radix(check, 16).ok()?;
-    (crc32fast::hash(bytes.as_slice()) == expected).then(|| RepositoryKey(Secret(*bytes)))
+    let expected = parse_hex_u64(check, 8)?;
+    (u64::from(crc32fast::hash(bytes.as_slice())) == expected).then(|| RepositoryKey(Secret(*bytes)))
 }
 
 /// Where the repository key is to be found. It is read when a repository is opened and kept in memory only.

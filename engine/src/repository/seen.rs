@@ -128,7 +128,7 @@ impl Repository {
     }
 }
 
-fn to_proto(database: DatabaseId, entry: &SeenEntry) -> proto::SeenEntry {
+pub(super) fn to_proto(database: DatabaseId, entry: &SeenEntry) -> proto::SeenEntry {
     proto::SeenEntry {
         database_id: database.as_bytes().to_vec(),
         timeline: entry.position.timeline.get(),
@@ -137,7 +137,7 @@ fn to_proto(database: DatabaseId, entry: &SeenEntry) -> proto::SeenEntry {
     }
 }
 
-fn from_proto(entry: &proto::SeenEntry) -> Option<(DatabaseId, SeenEntry)> {
+pub(super) fn from_proto(entry: &proto::SeenEntry) -> Option<(DatabaseId, SeenEntry)> {
     let database = DatabaseId::from_bytes(entry.database_id.as_slice().try_into().ok()?);
     let position = Position::new(TimelineId::new(entry.timeline)?, TxId::new(entry.tx)?);
     Some((database, SeenEntry { position, through: Timestamp::from_micros(entry.through_micros) }))

@@ -163,7 +163,7 @@ impl Repository {
     }
 }
 
-fn to_proto(database: DatabaseId, timeline: &Timeline) -> proto::TimelineClaim {
+pub(super) fn to_proto(database: DatabaseId, timeline: &Timeline) -> proto::TimelineClaim {
     let reason = match timeline.reason {
         ForkReason::Began => proto::ForkReason::Began,
         ForkReason::SourceBehind => proto::ForkReason::SourceBehind,
@@ -186,7 +186,11 @@ fn to_proto(database: DatabaseId, timeline: &Timeline) -> proto::TimelineClaim {
     }
 }
 
-fn from_proto(database: DatabaseId, number: u64, message: proto::TimelineClaim) -> Option<Timeline> {
+pub(super) fn from_proto(
+    database: DatabaseId,
+    number: u64,
+    message: proto::TimelineClaim,
+) -> Option<Timeline> {
     let id = TimelineId::new(message.timeline)?;
     if message.database_id != database.as_bytes() || u64::from(id.get()) != number {
         return None;

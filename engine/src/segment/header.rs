@@ -116,7 +116,7 @@ impl SegmentHeader {
         check("chain", self.chain_after == next.chain_before, &next.chain_before, &self.chain_after)
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());

@@ -24,7 +24,7 @@ pub use encode::{Effort, EncodeError, Encoder, EncoderParams, Finished, FrameSin
 pub use error::SegmentError;
 pub use header::{HEADER_BYTES, SegmentHeader, chain_start};
 pub use image::{MemoryImage, PageStore};
-pub use prologue::{FrameCodec, FrameEntry, PageVersion, Part, Prologue, Versions, parts};
+pub use prologue::{FrameCodec, FrameEntry, PageVersion, Part, Parts, Prologue, Versions, parts};
 pub use replay::Replayer;
 
 /// Bytes of page images at which a frame is full when pages with a previous version prevail in it.

@@ -93,7 +93,7 @@ pub struct Prologue {
     pub transactions: Vec<Transaction>,
     /// The frames, in order.
     pub frames: Vec<FrameEntry>,
-    versions: Vec<u8>,
+    versions: Bytes,
     tables: Digest,
 }
 
@@ -126,10 +126,10 @@ impl Prologue {
         let mut reader = Reader::new(tables);
         let stored = reader.take(header.lists_len as usize).ok_or_else(short)?;
         let states = reader.take(8 * header.transactions() as usize).ok_or_else(short)?;
-        let lists = decompress_lists(&header, stored)?;
-        let mut lists = Reader::new(&lists);
+        let all = Bytes::from(decompress_lists(&header, stored)?);
+        let mut lists = Reader::new(&all);
         let transactions = read_transactions(&header, &mut lists, states)?;
-        let versions = read_versions(&header, &mut lists)?;
+        let versions = all.slice_ref(read_versions(&header, &mut lists)?);
         let frames = read_frames(&header, &mut lists, reader.rest())?;
         if !lists.rest().is_empty() {
             return Err(SegmentError::List { list: "frames" });
@@ -205,7 +205,7 @@ fn later(time: Timestamp, micros: u64) -> Option<Timestamp> {
     (later.as_micros() == micros).then_some(later)
 }
 
-fn read_versions(header: &SegmentHeader, lists: &mut Reader<'_>) -> Result<Vec<u8>, SegmentError> {
+fn read_versions<'a>(header: &SegmentHeader, lists: &mut Reader<'a>) -> Result<&'a [u8], SegmentError> {
     let all = lists.rest();
     let mut versions = Versions { reader: lists.clone(), page: 0 };
     for _ in 0..header.page_versions {
@@ -213,7 +213,7 @@ fn read_versions(header: &SegmentHeader, lists: &mut Reader<'_>) -> Result<Vec<u
     }
     let read = all.len() - versions.reader.rest().len();
     *lists = versions.reader;
-    Ok(all.get(..read).unwrap_or_default().to_vec())
+    Ok(all.get(..read).unwrap_or_default())
 }
 
 fn read_frames(
@@ -285,30 +285,56 @@ impl Part {
     }
 }
 
-/// Takes a whole segment object apart and checks that its parts join. [`Part::check`] is left to the caller.
+/// Takes a whole segment object apart, a part at a time, and checks that its parts join. [`Part::check`] is left to the
+/// caller. An object that is empty gives an error, and nothing comes after one.
 ///
-/// # Errors
-/// [`SegmentError`] when it is not one part or several back to back.
-pub fn parts(object: &Bytes) -> Result<Vec<Part>, SegmentError> {
-    let mut parts: Vec<Part> = Vec::new();
-    let mut rest = object.clone();
-    while parts.is_empty() || !rest.is_empty() {
-        let prologue = Prologue::parse(&rest)?;
-        if let Some(before) = parts.last() {
-            before.prologue.header.joins(&prologue.header)?;
+/// A part's tables may take many times the bytes it has as stored, so whoever reads objects from outside lets go of
+/// each part before the next.
+#[must_use]
+pub fn parts(object: &Bytes) -> Parts {
+    Parts { rest: object.clone(), before: None, done: false }
+}
+
+/// See [`parts`].
+#[derive(Clone, Debug)]
+pub struct Parts {
+    rest: Bytes,
+    before: Option<SegmentHeader>,
+    done: bool,
+}
+
+impl Parts {
+    /// The part at the front of what is left.
+    fn read(&mut self) -> Result<Part, SegmentError> {
+        let prologue = Prologue::parse(&self.rest)?;
+        if let Some(before) = &self.before {
+            before.joins(&prologue.header)?;
             let flags = prologue.header.flags;
             if flags.any() {
                 let expected = "none, as in any part but the first";
                 return Err(SegmentError::Field { field: "flags", found: flags.bits().into(), expected });
             }
         }
-        let (expected, found) = (prologue.header.part_len(), rest.len() as u64);
+        let (expected, found) = (prologue.header.part_len(), self.rest.len() as u64);
         if found < expected {
             return Err(SegmentError::Truncated { part: "frames", expected, found });
         }
-        let _ = rest.split_to(prologue.header.prologue_len());
-        let frames = rest.split_to(prologue.header.frames_len as usize);
-        parts.push(Part { prologue, frames });
+        let _ = self.rest.split_to(prologue.header.prologue_len());
+        let frames = self.rest.split_to(prologue.header.frames_len as usize);
+        self.before = Some(prologue.header.clone());
+        Ok(Part { prologue, frames })
     }
-    Ok(parts)
+}
+
+impl Iterator for Parts {
+    type Item = Result<Part, SegmentError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done || self.before.is_some() && self.rest.is_empty() {
+            return None;
+        }
+        let part = self.read();
+        self.done = part.is_err();
+        Some(part)
+    }
 }

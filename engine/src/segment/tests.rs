@@ -225,6 +225,10 @@ impl PageStore for Checked<'_> {
     }
 }
 
+fn all_parts(object: &Bytes) -> Vec<Part> {
+    parts(object).collect::<Result<_, _>>().unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -233,7 +237,7 @@ proptest! {
         page_size in page_size(), steps in steps(60), per_part in 1_usize..12, until in 1_u64..14,
     ) {
         let (model, object) = encode(page_size, &steps, per_part);
-        let parts = parts(&object).unwrap();
+        let parts = all_parts(&object);
         let mut replayer = Replayer::new();
         let mut image = Checked { image: model.images[0].clone(), model: &model, seen: 0 };
         let mut at = TxId::FIRST;
@@ -260,14 +264,12 @@ proptest! {
     ) {
         let (_, object) = encode(PageSize::MIN, &steps, 5);
         let at = cut.index(object.len());
-        let damaged = |bytes: Vec<u8>| parts(&bytes.into()).and_then(|parts| {
-            parts.iter().try_for_each(Part::check).map(|()| parts.len())
-        });
+        let damaged = |bytes: Vec<u8>| parts(&bytes.into()).try_for_each(|part| part?.check());
         let mut flipped = object.to_vec();
         flipped[at] ^= 1 << bit;
         prop_assert!(damaged(flipped).is_err());
         // A cut between two parts leaves a whole, shorter object: only its name tells.
-        let ends: Vec<u64> = parts(&object).unwrap().iter()
+        let ends: Vec<u64> = all_parts(&object).iter()
             .scan(0, |end, part| { *end += part.prologue.header.part_len(); Some(*end) }).collect();
         prop_assert_eq!(damaged(object[..at].to_vec()).is_ok(), ends.contains(&(at as u64)));
     }
@@ -303,7 +305,7 @@ fn a_huge_transaction_is_streamed_and_can_be_taken_back() {
     encoder.commit(&transaction(3, 1500, model.now())).unwrap();
     let finished = encoder.finish().unwrap();
     let object = [finished.prologue, finished.frames].concat().into();
-    let part = parts(&object).unwrap().remove(0);
+    let part = all_parts(&object).remove(0);
     part.check().unwrap();
     let mut image = Checked { image: model.images[0].clone(), model: &model, seen: 0 };
     Replayer::new().replay_part(&part, TxId::FIRST, TxId::new(3).unwrap(), &mut image).unwrap();
@@ -339,7 +341,7 @@ fn a_replay_goes_on_only_from_the_state_before() {
         }],
         1,
     );
-    let part = parts(&object).unwrap().remove(0);
+    let part = all_parts(&object).remove(0);
     let last = TxId::new(9).unwrap();
     let mut image = Model::start(PageSize::MIN).images.remove(0);
     let mut replay = |from| Replayer::new().replay_part(&part, TxId::new(from).unwrap(), last, &mut image);
@@ -369,7 +371,7 @@ fn a_history_begins_with_its_base() {
     image.write(PageNo::FIRST, &[9; 512]).unwrap();
     encoder.commit(&transaction(2, 1, &image)).unwrap();
     let finished = encoder.finish().unwrap();
-    let part = parts(&[finished.prologue, finished.frames].concat().into()).unwrap().remove(0);
+    let part = all_parts(&[finished.prologue, finished.frames].concat().into()).remove(0);
     let mut replayed = model.now().clone();
     let until = TxId::new(2).unwrap();
     assert_eq!(Replayer::new().replay_part(&part, TxId::FIRST, until, &mut replayed).unwrap(), until);
@@ -439,7 +441,7 @@ fn a_failing_sink_loses_nothing_committed() {
     assert!(encoder.sink.0.is_empty());
     encoder.sink.1 = false;
     let finished = encoder.finish().unwrap();
-    let part = parts(&[finished.prologue, finished.frames.0].concat().into()).unwrap().remove(0);
+    let part = all_parts(&[finished.prologue, finished.frames.0].concat().into()).remove(0);
     let mut replayed = model.now().clone();
     Replayer::new().replay_part(&part, TxId::FIRST, TxId::new(2).unwrap(), &mut replayed).unwrap();
     assert_eq!(replayed, image);

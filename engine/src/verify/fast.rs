@@ -11,7 +11,7 @@ use crate::digest::Hasher;
 use crate::history::{BaseEntry, History, SegmentEntry};
 use crate::ids::{DatabaseId, Digest, TimelineId, TxId};
 use crate::restore::{Objects, ReadError, RestoreError, open_manifest};
-use crate::segment::{Prologue, SegmentHeader, chain_start, parts};
+use crate::segment::{Part, Prologue, SegmentError, SegmentHeader, chain_start, parts};
 use crate::store::keys::{SegmentKey, pack_key};
 use crate::verify::{Problem, VerifyOptions, VerifyProgress, VerifyReport};
 
@@ -128,9 +128,11 @@ async fn check_whole_segment<O: Objects>(objects: &O, key: SegmentKey) -> Result
     let bytes = objects.segment(key).await?;
     let len = bytes.len() as u64;
     let work = move || {
-        let parts = parts(&bytes)?;
-        parts.iter().try_for_each(crate::segment::Part::check)?;
-        Ok::<_, crate::segment::SegmentError>(parts.into_iter().map(|part| part.prologue.header).collect())
+        let checked = |part: Result<Part, SegmentError>| {
+            let part = part?;
+            part.check().map(|()| part.prologue.header)
+        };
+        parts(&bytes).map(checked).collect::<Result<_, _>>()
     };
     let checked = tokio::task::spawn_blocking(work).await;
     let checked = checked.map_err(|error| ReadError::damaged(&key, &error))?;

@@ -1,8 +1,7 @@
-//! Any bytes are the chunk that was named, or an error.
+//! See `everwhen_engine::laws::pack_chunk`.
 #![no_main]
 
-#[path = "../../../engine/tests/laws/mod.rs"]
-#[allow(dead_code, reason = "one law a target")]
-mod laws;
+#[global_allocator]
+static COUNTING: everwhen_engine::laws::memory::Counting = everwhen_engine::laws::memory::Counting;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| laws::pack_chunk(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| everwhen_engine::laws::pack_chunk(input));

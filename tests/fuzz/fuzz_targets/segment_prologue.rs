@@ -1,8 +1,7 @@
-//! Any bytes are a prologue, or an error.
+//! See `everwhen_engine::laws::segment_prologue`.
 #![no_main]
 
-#[path = "../../../engine/tests/laws/mod.rs"]
-#[allow(dead_code, reason = "one law a target")]
-mod laws;
+#[global_allocator]
+static COUNTING: everwhen_engine::laws::memory::Counting = everwhen_engine::laws::memory::Counting;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| laws::segment_prologue(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| everwhen_engine::laws::segment_prologue(input));

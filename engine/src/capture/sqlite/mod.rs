@@ -22,6 +22,8 @@ mod cycle;
 mod error;
 mod files;
 mod image;
+#[cfg(feature = "test-util")]
+pub(crate) mod laws;
 mod links;
 mod log;
 mod look;

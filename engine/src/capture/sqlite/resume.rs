@@ -60,6 +60,8 @@ impl ResumePoint {
         let (words, looked) = rest.split_last_chunk::<8>()?;
         let mut words = words.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
         let mut next = || words.next();
+        let micros = i64::from_le_bytes(*looked);
+        let looked = Some(Timestamp::from_micros(micros)).filter(|looked| looked.as_micros() == micros)?;
         Some(Self {
             inode: u64::from_le_bytes(*inode),
             page_size: PageSize::new(next()?)?,
@@ -67,7 +69,7 @@ impl ResumePoint {
             frame: next()?,
             checksum: RunningChecksum(next()?, next()?),
             image_pages: next()?,
-            looked: Timestamp::from_micros(i64::from_le_bytes(*looked)),
+            looked,
         })
     }
 }

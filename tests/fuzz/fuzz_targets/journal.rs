@@ -1,0 +1,7 @@
+//! See `everwhen_engine::laws::journal`.
+#![no_main]
+
+#[global_allocator]
+static COUNTING: everwhen_engine::laws::memory::Counting = everwhen_engine::laws::memory::Counting;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| everwhen_engine::laws::journal(input));
