@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::Either;
 use serde::{Serialize, Serializer};
 
 use crate::history::History;
@@ -322,9 +323,9 @@ async fn while_syncing<T>(work: impl Future<Output = T>, file: &Arc<File>) -> T 
             let _ = tokio::task::spawn_blocking(move || file.sync_data()).await;
         }
     };
-    tokio::select! {
-        done = work => done,
-        () = syncing => unreachable!("it has no end"),
+    match futures::future::select(std::pin::pin!(work), std::pin::pin!(syncing)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), work)) => work.await,
     }
 }
 

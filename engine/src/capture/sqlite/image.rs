@@ -74,7 +74,7 @@ impl Drop for SqliteImage {
 
 impl SqliteSource {
     /// A full image at exactly the last captured commit, independent of later ones; the sink gets what was committed up
-    /// to then first. After [`Attach::Unknown`] the sink gets nothing: the image's state becomes the captured one.
+    /// to then first. After [`Attach::Unknown`](super::Attach::Unknown) the sink gets nothing: the image's state becomes the captured one.
     ///
     /// The image holds a pin of its own. As long as it lives the log is not led to a reset.
     ///
