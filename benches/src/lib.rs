@@ -3,8 +3,12 @@
 //! A question ([`questions`]) takes a [`world::World`] (where to work, how much, which programs) and gives a
 //! [`report::Answer`]. Nothing here asserts a time; results are checked for being right all the same.
 
+pub mod daemon;
+pub mod database;
 pub mod measure;
 pub mod plot;
+pub mod process;
+pub mod protected;
 pub mod questions;
 pub mod random;
 pub mod report;

@@ -2,19 +2,19 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
-use everwhen_benches::questions::ALL;
-use everwhen_benches::world::{Scale, World};
+use everwhen_benches::questions::{ALL, Question};
+use everwhen_benches::world::{Scale, Setting, World};
 use everwhen_benches::{Outcome, report};
 
 /// What Everwhen costs and how fast it is, on this machine, beside its peers
 #[derive(Debug, Parser)]
-#[command(name = "everwhen-benches")]
+#[command(name = "everwhen-benches", after_help = questions())]
 struct Cli {
-    /// Questions to ask: encode, latency, stored, requests, first_base, restore, restart, memory, verify, writers [default: all]
+    /// Questions to ask [default: all but those that take an hour]
     #[arg(value_name = "QUESTION")]
     questions: Vec<String>,
     /// A first impression, in a few minutes
@@ -23,7 +23,13 @@ struct Cli {
     /// Tiny inputs, to see that everything runs; the figures mean nothing
     #[arg(long, conflicts_with = "quick")]
     smoke: bool,
-    /// The everwhen binary [default: beside this program]
+    /// How long the soak takes
+    #[arg(long, value_name = "N", default_value_t = 60.0)]
+    minutes: f64,
+    /// Also databases of 4 and 10 GiB: takes 40 GiB of disk, and many minutes
+    #[arg(long)]
+    large: bool,
+    /// The everwhen binary [default: built by the cargo that runs this, else the one beside this program]
     #[arg(long, value_name = "PATH")]
     everwhen: Option<PathBuf>,
     /// The litestream binary, or "off" [default: on the PATH, if there]
@@ -56,50 +62,86 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Outcome<()> {
-    if let Some(unknown) = cli.questions.iter().find(|name| ALL.iter().all(|(known, _)| known != name)) {
-        let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
-        return Err(format!("there is no question '{unknown}'; there are {}", known.join(", ")).into());
-    }
     let scale = match (cli.smoke, cli.quick) {
         (true, _) => Scale::Smoke,
         (_, true) => Scale::Quick,
         _ => Scale::Full,
     };
-    std::fs::create_dir_all(&cli.work)?;
-    let machine = report::machine(&cli.work);
-    let mut world = World::new(scale, &cli.work)?;
-    world.everwhen = cli.everwhen.clone().or_else(beside_us).filter(|path| path.exists());
-    world.litestream = match &cli.litestream {
-        Some(path) if path.as_os_str() == "off" => None,
-        Some(path) => Some(path.clone()),
-        None => on_the_path("litestream"),
-    };
-    eprintln!("{machine}\neverwhen: {:?}, litestream: {:?}", world.everwhen, world.litestream);
-    for (name, ask) in ALL {
-        if !cli.questions.is_empty() && !cli.questions.iter().any(|wanted| wanted == name) {
-            continue;
-        }
+    let questions = Question::chosen(&cli.questions, scale)?;
+    if let Some(readme) = &cli.readme {
+        let names = questions.iter().map(|question| question.name);
+        names.chain(["machine"]).try_for_each(|name| report::has_place_in_readme(readme, name))?;
+    }
+    let world = World::new(Setting {
+        scale,
+        large: cli.large,
+        minutes: cli.minutes,
+        everwhen: everwhen(cli.everwhen.as_deref())?,
+        litestream: litestream(cli.litestream.as_deref())?,
+        folder: cli.work.clone(),
+        results: cli.json.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results")),
+    })?;
+    let machine = report::machine(&world);
+    eprintln!("{machine}");
+    for question in questions {
+        let load = report::load();
         let began = Instant::now();
-        let answer = ask(&world).map_err(|error| format!("{name}: {error}"))?;
-        let plots = cli.json.as_deref().unwrap_or(Path::new("results"));
-        println!("{}", answer.markdown(&plots.display().to_string()));
+        let mut answer = (question.ask)(&world).map_err(|error| format!("{}: {error}", question.name))?;
+        answer.stamp(scale.name(), began.elapsed(), load);
+        println!("{}", answer.markdown(&world.results.display().to_string()));
         if let Some(folder) = &cli.json {
             answer.save(folder, &machine)?;
         }
         if let Some(readme) = &cli.readme {
-            report::put_into_readme(readme, name, &answer.markdown("results"))?;
+            report::put_into_readme(readme, question.name, &answer.markdown("results"))?;
             report::put_into_readme(readme, "machine", &machine)?;
         }
-        eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
+        eprintln!("{}: {:.1} s", question.name, began.elapsed().as_secs_f64());
     }
     Ok(())
 }
 
-fn beside_us() -> Option<PathBuf> {
-    Some(std::env::current_exe().ok()?.with_file_name("everwhen"))
+fn questions() -> String {
+    let name = |question: &Question| {
+        format!("{}{}", question.name, if question.only_by_name { " (only when asked)" } else { "" })
+    };
+    format!("Questions: {}", ALL.iter().map(name).collect::<Vec<_>>().join(", "))
 }
 
-fn on_the_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+/// The binary that is measured. Run by cargo we build it, so that it is of the same source as we are.
+fn everwhen(given: Option<&Path>) -> Outcome<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("everwhen");
+    let path = given.unwrap_or(&beside);
+    if let (None, Some(cargo)) = (given, std::env::var_os("CARGO")) {
+        let mut build = Command::new(cargo);
+        build
+            .args(["build", "--quiet", "-p", "everwhen"])
+            .args((!cfg!(debug_assertions)).then_some("--release"));
+        if !build.current_dir(env!("CARGO_MANIFEST_DIR")).status()?.success() {
+            return Err("the everwhen binary could not be built".into());
+        }
+    }
+    match path.is_file() {
+        true => Ok(std::path::absolute(path)?),
+        false => Err(format!(
+            "there is no everwhen binary at {}: build it (cargo build --release -p everwhen), or name one by --everwhen",
+            path.display()
+        )
+        .into()),
+    }
+}
+
+/// The peer: as given, or on the `PATH`. One that was asked for must be there.
+fn litestream(given: Option<&Path>) -> Outcome<Option<PathBuf>> {
+    match given {
+        Some(path) if path.as_os_str() == "off" => Ok(None),
+        Some(path) if path.is_file() => Ok(Some(std::path::absolute(path)?)),
+        Some(path) => Err(format!("there is no litestream binary at {}", path.display()).into()),
+        None => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            Ok(std::env::split_paths(&path)
+                .map(|folder| folder.join("litestream"))
+                .find(|file| file.is_file()))
+        }
+    }
 }

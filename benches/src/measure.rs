@@ -1,4 +1,4 @@
-//! Clocks and summaries: processor time, memory of a process, percentiles, medians.
+//! Clocks and summaries: processor time, percentiles, medians, slopes.
 
 use std::time::{Duration, Instant};
 
@@ -113,37 +113,14 @@ impl FromIterator<f64> for Sample {
     }
 }
 
-/// What Linux says of a process: resident bytes now and at most, and processor seconds so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessUse {
-    /// Resident now, in bytes.
-    pub resident: u64,
-    /// Resident at most, in bytes.
-    pub resident_max: u64,
-    /// Of it, memory of its own: without the pages of files.
-    pub anonymous: u64,
-    /// Processor time of all threads so far, in seconds, to a hundredth.
-    pub seconds: f64,
-}
-
-/// Looks at a process; `None` when it is gone or this is no Linux.
+/// The slope of a line through points, in units of y per unit of x: the median of the slopes between all pairs, which a
+/// few outliers do not move. NaN for fewer than two points.
 #[must_use]
-pub fn process_use(pid: u32) -> Option<ProcessUse> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    };
-    // utime and stime are the 14th and 15th field; the name before may hold spaces. Threads that ended are in them.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(ProcessUse {
-        resident: kib("VmRSS:")? * 1024,
-        resident_max: kib("VmHWM:")? * 1024,
-        anonymous: kib("RssAnon:")? * 1024,
-        seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-    })
+pub fn slope(points: &[(f64, f64)]) -> f64 {
+    let pairs = points.iter().enumerate().flat_map(|(index, one)| {
+        points.iter().skip(index + 1).filter(|two| two.0 > one.0).map(|two| (two.1 - one.1) / (two.0 - one.0))
+    });
+    pairs.collect::<Sample>().median()
 }
 
 #[cfg(test)]
@@ -156,5 +133,13 @@ mod tests {
         assert_eq!((sample.median(), sample.quantile(0.99), sample.quantile(1.0)), (50.0, 99.0, 100.0));
         assert_eq!(sample.quantile(0.0), 1.0);
         assert!(Sample::default().median().is_nan());
+    }
+
+    #[test]
+    fn a_slope_does_not_mind_an_outlier() {
+        let mut points: Vec<(f64, f64)> = (0..20).map(|x| (f64::from(x), 3.0 * f64::from(x) + 5.0)).collect();
+        points[7].1 = 1e6;
+        assert!((slope(&points) - 3.0).abs() < 1e-9);
+        assert!(slope(&points[..1]).is_nan());
     }
 }

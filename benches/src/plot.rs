@@ -2,100 +2,292 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 70.0;
-const BOTTOM: f64 = 45.0;
-const TOP: f64 = 40.0;
-const RIGHT: f64 = 150.0;
-const COLOURS: [&str; 5] = ["#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df"];
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 360.0;
+const LEFT: f64 = 72.0;
+const RIGHT: f64 = 178.0;
+const TOP: f64 = 44.0;
+const BOTTOM: f64 = 52.0;
+const INK: &str = "#1f2328";
+const FAINT: &str = "#59636e";
+/// Told apart by all eyes, after Okabe and Ito. The first two are those of the two daemons.
+const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 /// One line of a plot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Line {
-    /// What it shows.
+    /// What it shows. A daemon's lines begin with its name and have its colour.
     pub name: String,
     /// Its points, from left to right.
     pub points: Vec<(f64, f64)>,
+    /// Drawn in dashes, as the lesser of two lines of one thing.
+    pub dashed: bool,
 }
 
-/// Draws lines from the origin; both axes are linear.
-#[must_use]
-pub fn svg(title: &str, across: &str, up: &str, lines: &[Line]) -> String {
-    let all = || lines.iter().flat_map(|line| &line.points);
-    let (x_max, y_max) =
-        (nice(all().map(|at| at.0).fold(0.0, f64::max)), nice(all().map(|at| at.1).fold(0.0, f64::max)));
-    let x = |value: f64| LEFT + value / x_max * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| HEIGHT - BOTTOM - value / y_max * (HEIGHT - BOTTOM - TOP);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"22\" font-size=\"14\">{title}</text>\n"
-    );
-    for step in 0..=4 {
-        let share = f64::from(step) / 4.0;
-        let (at_x, at_y) = (x(x_max * share), y(y_max * share));
-        let (left, right, bottom) = (x(0.0), x(x_max), y(0.0));
+impl Line {
+    /// A line without points.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// With these points.
+    #[must_use]
+    pub fn through(mut self, points: Vec<(f64, f64)>) -> Self {
+        self.points = points;
+        self
+    }
+
+    /// In dashes.
+    #[must_use]
+    pub fn dashed(mut self) -> Self {
+        self.dashed = true;
+        self
+    }
+}
+
+/// One axis: what it measures, with its unit, and how it is divided.
+#[derive(Clone, Copy, Debug)]
+pub struct Axis {
+    label: &'static str,
+    log: bool,
+}
+
+impl Axis {
+    /// From 0, in even steps.
+    #[must_use]
+    pub fn even(label: &'static str) -> Self {
+        Self { label, log: false }
+    }
+
+    /// By powers of ten. Values that are not above 0 are left out.
+    #[must_use]
+    pub fn log(label: &'static str) -> Self {
+        Self { label, log: true }
+    }
+}
+
+/// A plot of some lines.
+#[derive(Clone, Debug)]
+pub struct Plot {
+    /// What it is about.
+    pub title: &'static str,
+    /// To the right.
+    pub across: Axis,
+    /// Upwards.
+    pub up: Axis,
+    /// What it shows.
+    pub lines: Vec<Line>,
+}
+
+impl Plot {
+    /// Draws it.
+    #[must_use]
+    pub fn svg(&self) -> String {
+        let lines: Vec<(&Line, Vec<(f64, f64)>)> =
+            self.lines.iter().map(|line| (line, self.drawable(line))).collect();
+        let all = || lines.iter().flat_map(|(_, points)| points);
+        let across = Ruler::over(self.across.log, all().map(|at| at.0));
+        let up = Ruler::over(self.up.log, all().map(|at| at.1));
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"{INK}\">\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+             <text x=\"{LEFT}\" y=\"24\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
+            escaped(self.title)
+        );
+        self.grid(&mut svg, &across, &up);
+        for (index, (line, points)) in lines.iter().enumerate() {
+            let points: Vec<(f64, f64)> =
+                points.iter().map(|at| (right(&across, at.0), high(&up, at.1))).collect();
+            draw(&mut svg, line, &points, colour(&line.name, index), index);
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+
+    fn drawable(&self, line: &Line) -> Vec<(f64, f64)> {
+        let fits = |value: f64, axis: Axis| value.is_finite() && (!axis.log || value > 0.0);
+        line.points.iter().copied().filter(|at| fits(at.0, self.across) && fits(at.1, self.up)).collect()
+    }
+
+    fn grid(&self, svg: &mut String, across: &Ruler, up: &Ruler) {
+        let (end, floor) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        for tick in up.ticks() {
+            let y = high(up, tick);
+            let _ = writeln!(
+                svg,
+                "<path d=\"M{LEFT} {y:.1}H{end}\" stroke=\"#e4e8ec\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{FAINT}\">{}</text>",
+                LEFT - 8.0,
+                y + 4.0,
+                short(tick)
+            );
+        }
+        for tick in across.ticks() {
+            let x = right(across, tick);
+            let _ = writeln!(
+                svg,
+                "<path d=\"M{x:.1} {floor}v5\" stroke=\"{FAINT}\"/>\
+                 <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{FAINT}\">{}</text>",
+                floor + 19.0,
+                short(tick)
+            );
+        }
         let _ = writeln!(
             svg,
-            "<path d=\"M{left:.1} {at_y:.1}H{right:.1}\" stroke=\"#d0d7de\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <text x=\"{at_x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            left - 6.0,
-            at_y + 4.0,
-            short(y_max * share),
-            bottom + 16.0,
-            short(x_max * share),
+            "<path d=\"M{LEFT} {floor}H{end}\" stroke=\"{FAINT}\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
+             <text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            (LEFT + end) / 2.0,
+            HEIGHT - 10.0,
+            escaped(self.across.label),
+            (TOP + floor) / 2.0,
+            escaped(self.up.label)
         );
     }
-    for (index, line) in lines.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
-        let points: Vec<String> =
-            line.points.iter().map(|at| format!("{:.1},{:.1}", x(at.0), y(at.1))).collect();
-        let _ = writeln!(
-            svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{}</text>",
-            points.join(" "),
-            WIDTH - RIGHT + 10.0,
-            TOP + 12.0 + 18.0 * index as f64,
-            line.name,
-        );
+}
+
+/// A line, a dot at each of its points when they are few, and its entry at the right.
+fn draw(svg: &mut String, line: &Line, points: &[(f64, f64)], colour: &str, index: usize) {
+    let dashes = if line.dashed { " stroke-dasharray=\"5 4\"" } else { "" };
+    let path: Vec<String> = points.iter().map(|at| format!("{:.1},{:.1}", at.0, at.1)).collect();
+    let stroke = format!("fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}");
+    let _ = writeln!(svg, "<polyline points=\"{}\" {stroke} stroke-linejoin=\"round\"/>", path.join(" "));
+    for at in points.iter().filter(|_| points.len() <= 24) {
+        let _ = write!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"/>", at.0, at.1);
     }
+    let (x, y) = (WIDTH - RIGHT + 16.0, TOP + 10.0 + 20.0 * index as f64);
     let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{across}</text>\
-         <text transform=\"translate(16 {:.1}) rotate(-90)\" text-anchor=\"middle\">{up}</text>\n</svg>",
-        (LEFT + WIDTH - RIGHT) / 2.0,
-        HEIGHT - 8.0,
-        HEIGHT / 2.0,
+        "<path d=\"M{x} {y}h22\" {stroke}/><text x=\"{}\" y=\"{}\">{}</text>",
+        x + 28.0,
+        y + 4.0,
+        escaped(&line.name)
     );
-    svg
 }
 
-/// The next value up that people like at the end of an axis.
-fn nice(value: f64) -> f64 {
-    if value <= 0.0 || !value.is_finite() {
-        return 1.0;
+fn colour(name: &str, index: usize) -> &'static str {
+    match name.split([' ', ',']).next() {
+        Some("everwhen") => COLOURS[0],
+        Some("litestream") => COLOURS[1],
+        Some("cp") => FAINT,
+        _ => COLOURS[index % COLOURS.len()],
     }
+}
+
+fn right(ruler: &Ruler, value: f64) -> f64 {
+    LEFT + ruler.share(value) * (WIDTH - LEFT - RIGHT)
+}
+
+fn high(ruler: &Ruler, value: f64) -> f64 {
+    HEIGHT - BOTTOM - ruler.share(value) * (HEIGHT - BOTTOM - TOP)
+}
+
+/// Where values lie on an axis.
+struct Ruler {
+    low: f64,
+    high: f64,
+    step: f64,
+    log: bool,
+}
+
+impl Ruler {
+    /// One that all values fit on, with round ends.
+    fn over(log: bool, values: impl Iterator<Item = f64> + Clone) -> Self {
+        let (least, most) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(0.0, f64::max));
+        if !least.is_finite() || most <= 0.0 {
+            return Self { low: if log { 0.1 } else { 0.0 }, high: 1.0, step: 0.25, log };
+        }
+        if log {
+            let (low, high) = (round_below(least), round_above(most));
+            return Self { low, high: if high > low { high } else { low * 10.0 }, step: 0.0, log };
+        }
+        let rough = most / 5.0;
+        let unit = 10_f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 2.5, 5.0, 10.0]
+            .map(|step| step * unit)
+            .into_iter()
+            .find(|step| *step >= rough * 0.999);
+        let step = step.unwrap_or(10.0 * unit);
+        Self { low: 0.0, high: (most / step * 0.999).ceil() * step, step, log }
+    }
+
+    fn share(&self, value: f64) -> f64 {
+        match self.log {
+            true => (value / self.low).log10() / (self.high / self.low).log10(),
+            false => (value - self.low) / (self.high - self.low),
+        }
+    }
+
+    fn ticks(&self) -> Vec<f64> {
+        if !self.log {
+            let count = ((self.high - self.low) / self.step).round() as u32;
+            return (0..=count).map(|index| self.low + f64::from(index) * self.step).collect();
+        }
+        let decades = (self.high / self.low).log10();
+        let within: &[f64] = if decades > 3.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let first = self.low.log10().floor() as i32;
+        let all = (first..=first + decades.ceil() as i32 + 1)
+            .flat_map(|power| within.iter().map(move |step| step * 10_f64.powi(power)));
+        all.filter(|tick| *tick >= self.low * 0.999 && *tick <= self.high * 1.001).collect()
+    }
+}
+
+/// The next of 1, 2, 5 times a power of ten down.
+fn round_below(value: f64) -> f64 {
     let unit = 10_f64.powf(value.log10().floor());
-    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
-    steps.into_iter().map(|step| step * unit).find(|end| *end >= value * 0.999).unwrap_or(10.0 * unit)
+    [5.0, 2.0, 1.0].map(|step| step * unit).into_iter().find(|end| *end <= value * 1.001).unwrap_or(unit)
+}
+
+/// The next of 1, 2, 5 times a power of ten up.
+fn round_above(value: f64) -> f64 {
+    let unit = 10_f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0]
+        .map(|step| step * unit)
+        .into_iter()
+        .find(|end| *end >= value * 0.999)
+        .unwrap_or(10.0 * unit)
 }
 
 fn short(value: f64) -> String {
-    match value {
-        value if value >= 10_000.0 => format!("{:.0}k", value / 1000.0),
-        value if value >= 10.0 || value == 0.0 => format!("{value:.0}"),
-        value => format!("{value:.2}"),
-    }
+    let (value, suffix) = match value.abs() {
+        size if size >= 1e6 => (value / 1e6, "M"),
+        size if size >= 1e4 => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
+    let text = format!("{value:.3}");
+    format!("{}{suffix}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn axes_end_at_round_values() {
-        for (value, end) in [(0.0, 1.0), (0.93, 1.0), (101.0, 120.0), (7.0, 8.0), (2048.0, 2400.0)] {
-            assert!((super::nice(value) - end).abs() < 1e-9, "{value}");
+        for (most, high, ticks) in [(0.93, 1.0, 6), (101.0, 125.0, 6), (7.0, 8.0, 5), (2048.0, 2500.0, 6)] {
+            let ruler = Ruler::over(false, [most].into_iter());
+            assert!((ruler.high - high).abs() < 1e-9, "{most}: {}", ruler.high);
+            assert_eq!(ruler.ticks().len(), ticks, "{most}");
         }
+        let ruler = Ruler::over(true, [0.3, 40.0].into_iter());
+        assert_eq!(
+            ruler.ticks().iter().map(|tick| short(*tick)).collect::<Vec<_>>().join(" "),
+            "0.2 0.5 1 2 5 10 20 50"
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_be_drawn_are_left_out() {
+        let line = Line::new("everwhen <1>").through(vec![(1.0, f64::NAN), (0.0, 2.0), (10.0, 3.0)]);
+        let axis = Axis::log("seconds");
+        let svg = Plot { title: "t", across: axis, up: axis, lines: vec![line] }.svg();
+        assert_eq!(svg.matches("<circle").count(), 1);
+        assert!(svg.contains("everwhen &lt;1>") && !svg.contains("NaN"));
+        Plot { title: "t", across: axis, up: axis, lines: Vec::new() }.svg();
     }
 }

@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::Outcome;
+use crate::world::World;
 
 /// One table.
 #[derive(Clone, Debug)]
@@ -46,13 +49,22 @@ pub struct Answer {
     notes: Vec<String>,
     plots: Vec<(String, String)>,
     raw: Value,
+    stamp: String,
 }
 
 impl Answer {
     /// An answer without anything in it yet.
     #[must_use]
     pub fn new(name: &'static str, title: &'static str) -> Self {
-        Self { name, title, tables: Vec::new(), notes: Vec::new(), plots: Vec::new(), raw: json!([]) }
+        Self {
+            name,
+            title,
+            tables: Vec::new(),
+            notes: Vec::new(),
+            plots: Vec::new(),
+            raw: json!([]),
+            stamp: String::new(),
+        }
     }
 
     /// Appends a table.
@@ -77,6 +89,16 @@ impl Answer {
         }
     }
 
+    /// Says when, how thoroughly, and beside what load of others it was measured.
+    pub fn stamp(&mut self, scale: &str, took: Duration, load: f64) {
+        let now = everwhen_engine::time::Timestamp::now().to_string();
+        let minute = now.get(..16).unwrap_or(&now).replace('T', " ");
+        self.stamp = format!(
+            "A {scale} run that ended at {minute} UTC and took {:.0} s; load average before it {load:.1}.",
+            took.as_secs_f64()
+        );
+    }
+
     /// As text for the README and the terminal.
     #[must_use]
     pub fn markdown(&self, plots_in: &str) -> String {
@@ -90,6 +112,9 @@ impl Answer {
         for note in &self.notes {
             let _ = writeln!(text, "{note}\n");
         }
+        if !self.stamp.is_empty() {
+            let _ = writeln!(text, "_{}_\n", self.stamp);
+        }
         text
     }
 
@@ -99,7 +124,8 @@ impl Answer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path, machine: &str) -> Outcome<()> {
         std::fs::create_dir_all(folder)?;
-        let all = json!({ "question": self.name, "machine": machine, "measured": self.raw });
+        let all =
+            json!({ "question": self.name, "machine": machine, "run": self.stamp, "measured": self.raw });
         let text = serde_json::to_string_pretty(&all)? + "\n";
         std::fs::write(folder.join(format!("{}.json", self.name)), text)?;
         for (name, svg) in &self.plots {
@@ -109,14 +135,26 @@ impl Answer {
     }
 }
 
+/// Looks for the markers of a question in the README: better now than after an hour.
+///
+/// # Errors
+/// When the file cannot be read, or has no such markers.
+pub fn has_place_in_readme(readme: &Path, name: &str) -> Outcome<()> {
+    let text = std::fs::read_to_string(readme)?;
+    replace_between(&text, name, "").map(drop).ok_or_else(|| no_markers(readme, name).into())
+}
+
+fn no_markers(readme: &Path, name: &str) -> String {
+    format!("{} has no markers for '{name}'", readme.display())
+}
+
 /// Replaces what stands between the markers of a question in the README.
 ///
 /// # Errors
 /// When the file cannot be read or written, or has no such markers.
 pub fn put_into_readme(readme: &Path, name: &str, text: &str) -> Outcome<()> {
     let before = std::fs::read_to_string(readme)?;
-    let after = replace_between(&before, name, text)
-        .ok_or_else(|| format!("{} has no markers for '{name}'", readme.display()))?;
+    let after = replace_between(&before, name, text).ok_or_else(|| no_markers(readme, name))?;
     Ok(std::fs::write(readme, after)?)
 }
 
@@ -127,9 +165,9 @@ fn replace_between(before: &str, name: &str, text: &str) -> Option<String> {
     Some(format!("{}\n\n{}\n\n{}", before.get(..from)?, text.trim(), before.get(to..)?))
 }
 
-/// The machine in a line: processor, cores, memory, system, file system of `folder`.
+/// The machine in a line (processor, cores, memory, system, file system of the folder), and what is measured on it.
 #[must_use]
-pub fn machine(folder: &Path) -> String {
+pub fn machine(world: &World) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
@@ -138,14 +176,43 @@ pub fn machine(folder: &Path) -> String {
     let cpu = field(&read("/proc/cpuinfo"), "model name");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = field(&read("/proc/meminfo"), "MemTotal").replace(" kB", "").parse::<u64>().unwrap_or(0);
-    let system = read("/proc/sys/kernel/osrelease");
     let gib = memory as f64 / f64::from(1 << 20);
+    let system = read("/proc/sys/kernel/osrelease");
+    let files = file_system(&world.folder);
+    let peer = world.litestream.as_deref().map_or("no litestream".into(), |path| {
+        format!("litestream {}", version(path, "version").trim_start_matches('v'))
+    });
     format!(
-        "{cpu}, {cores} cores, {gib:.0} GiB, Linux {}, {} on {}",
+        "{cpu}, {cores} cores, {gib:.0} GiB, Linux {}, {files}; {}{}; {peer}; SQLite {} in the writers.{}",
         system.trim(),
-        file_system(folder),
-        folder.display()
+        version(&world.everwhen, "--version"),
+        revision(),
+        rusqlite::version(),
+        if cfg!(debug_assertions) { " A debug build: its figures mean nothing." } else { "" }
     )
+}
+
+/// What the scheduler has had to do in the last minute, of us and others: the load average.
+#[must_use]
+pub fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
+}
+
+fn version(program: &Path, argument: &str) -> String {
+    let output = Command::new(program).arg(argument).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("of unknown version").trim().to_owned()
+}
+
+/// The commit the sources are at, when they are in git.
+fn revision() -> String {
+    let output = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])
+        .output();
+    let text =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    if text.is_empty() { text } else { format!(" ({text})") }
 }
 
 fn file_system(folder: &Path) -> String {

@@ -13,9 +13,9 @@ use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::{Transaction, TxFlags};
 
 use crate::Outcome;
+use crate::database::prepared;
 use crate::measure::Stopwatch;
-use crate::workload::Workload;
-use crate::world::prepared;
+use crate::workload::{Steps, Workload};
 
 /// The log of a workload and the image it starts from.
 #[derive(Debug)]

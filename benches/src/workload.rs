@@ -158,16 +158,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes and commits the next transaction.
-    ///
-    /// # Errors
-    /// SQLite's, also when the database is busy; nothing was written then.
-    pub fn step(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        self.change(&transaction)?;
-        transaction.commit()
-    }
-
     fn tick(&mut self) -> i64 {
         self.clock += i64::from(self.random.next() as u8) + 1;
         self.clock
@@ -325,6 +315,71 @@ impl Writer {
             insert(tx, sql, params![quantity, item])?;
             let values = params![order, number, item, quantity, quantity * 317, self.random.text(24)];
             insert(tx, "INSERT INTO line VALUES (?1, ?2, ?3, ?4, ?5, ?6)", values)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes one transaction after another.
+pub trait Steps {
+    /// Writes and commits the next transaction.
+    ///
+    /// # Errors
+    /// SQLite's, also when the database is busy; nothing was written then.
+    fn step(&mut self, connection: &mut Connection) -> rusqlite::Result<()>;
+}
+
+impl Steps for Writer {
+    fn step(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        self.change(&transaction)?;
+        transaction.commit()
+    }
+}
+
+/// What a busy application does: mostly small transactions of five kinds, now and then a text or a blob, all in one
+/// database beside a large table of accounts.
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    random: Random,
+    writers: Vec<(u64, Writer)>,
+}
+
+impl Mixed {
+    /// Kinds with their shares of a thousand; the rest are point updates.
+    const SHARES: [(Workload, u64); 6] = [
+        (Workload::Append, 200),
+        (Workload::Orders, 100),
+        (Workload::Queue, 200),
+        (Workload::Json, 150),
+        (Workload::FullText, 8),
+        (Workload::Blobs, 2),
+    ];
+
+    /// A writer beside `accounts` rows of point updates, which are there; the other tables it makes here, small.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn prepare(connection: &mut Connection, accounts: u64, seed: u64) -> Outcome<Self> {
+        let mut writers = Vec::new();
+        for (workload, share) in Self::SHARES {
+            let mut writer = Writer::new(workload, workload.rows() / 20, seed);
+            writer.prepare(connection)?;
+            writers.push((share, writer));
+        }
+        writers.push((u64::MAX, Writer::new(Workload::PointUpdate, accounts, seed)));
+        Ok(Self { random: Random::new(seed), writers })
+    }
+}
+
+impl Steps for Mixed {
+    fn step(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let mut draw = self.random.below(1000);
+        for (share, writer) in &mut self.writers {
+            if draw < *share {
+                return writer.step(connection);
+            }
+            draw -= *share;
         }
         Ok(())
     }

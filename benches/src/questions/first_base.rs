@@ -7,10 +7,12 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::daemon::{Daemon, System, stored_in};
+use crate::database::{connect, copy_synced, rows_of, write};
 use crate::measure::{Sample, timed};
 use crate::report::{Answer, Table, bytes, millis};
 use crate::workload::{Workload, Writer};
-use crate::world::{Daemon, System, World, connect, copy_synced, stored_in, write};
+use crate::world::World;
 
 /// Copies one database file to another place.
 type FullCopy = fn(&Path, &Path) -> Outcome<()>;
@@ -26,7 +28,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut copies = Sample::default();
     let mut rows = Vec::new();
     let folder = world.fresh("first_base")?;
-    world.large_copy(&folder.join("source.db"))?;
+    world.accounts(world.large_mib(), &folder.join("source.db"))?;
     let plain: [(&str, FullCopy); 3] = [
         ("cp + fsync", copy_synced),
         ("sqlite3 .backup + fsync", backup),
@@ -45,7 +47,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         }
         rows.retain(|row| row.0 != name || row.1.len() == rounds);
     }
-    for system in System::available(world).into_iter().filter(|system| *system != System::Nothing) {
+    for system in System::daemons(world) {
         let (mut sample, mut commits, mut stored) = (Sample::default(), Sample::default(), 0);
         for _ in 0..rounds {
             let beside = world.fresh("first_base_run")?;
@@ -81,7 +83,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
 
 fn with_daemon(world: &World, system: System, path: &Path) -> Outcome<(f64, Sample, u64)> {
     let mut connection = connect(path)?;
-    let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(world.large_mib()), 2);
+    let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 2);
     let done = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     std::thread::scope(|scope| {

@@ -14,11 +14,13 @@ use everwhen_engine::store::testing::Slow;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::database::prepared;
 use crate::measure::Sample;
-use crate::plot::{Line, svg};
+use crate::plot::{Axis, Line, Plot};
+use crate::protected::Protected;
 use crate::report::{Answer, Table, millis};
-use crate::workload::{Workload, Writer};
-use crate::world::{Protected, World, prepared};
+use crate::workload::{Steps, Workload, Writer};
+use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,11 +65,10 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     }
     answer.table(table);
     if points.len() > 1 {
-        let lines = [Line { name: "durable, p50".into(), points }];
-        answer.plot(
-            "durable_by_store_latency",
-            svg("Commit to durable, by store latency", "store latency, ms", "ms", &lines),
-        );
+        let lines = vec![Line::new("everwhen, p50").through(points)];
+        let (across, up) = (Axis::log("latency of the store, ms"), Axis::log("commit to durable, ms"));
+        let title = "After a quiet moment: commit to durable, by the store's latency";
+        answer.plot("durable_by_store_latency", Plot { title, across, up, lines }.svg());
     }
     answer.note("Under load a segment goes out once a flush interval (1 s), so the time to durable is up to that by choice; a wait for durability cuts it short.");
     world.discard("latency")?;

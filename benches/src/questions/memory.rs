@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::Outcome;
-use crate::measure::process_use;
+use crate::daemon::{Daemon, System};
+use crate::database::{connect, rows_of, write};
+use crate::process::process_use;
 use crate::report::{Answer, Table};
 use crate::workload::{Workload, Writer};
-use crate::world::{Daemon, System, World, connect, write};
+use crate::world::World;
 
 /// Watches each daemon idle, at 200 transactions a second, and with a writer that does not wait.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
@@ -19,12 +21,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     );
     let head = ["daemon", "writer", "resident", "resident, highest since the start", "processor"];
     let mut table = Table::new(&title, &head);
-    for system in System::available(world).into_iter().filter(|system| *system != System::Nothing) {
+    for system in System::daemons(world) {
         let folder = world.fresh("memory")?;
         let path = folder.join("app.db");
-        world.large_copy(&path)?;
+        world.accounts(world.large_mib(), &path)?;
         let mut connection = connect(&path)?;
-        let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(world.large_mib()), 4);
+        let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 4);
         let daemon = Daemon::start_and_settle(world, system, &path)?;
         let pid = daemon.pid().ok_or("the daemon is not running")?;
         let seconds = world.scale.pick(0.5, 4.0, 10.0);

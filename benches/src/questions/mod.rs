@@ -7,27 +7,60 @@ mod memory;
 mod requests;
 mod restart;
 mod restore;
+mod soak;
 mod stored;
 mod verify;
 mod writers;
 
 use crate::Outcome;
 use crate::report::Answer;
-use crate::world::World;
+use crate::world::{Scale, World};
 
-/// A question: its name on the command line, and how it is answered.
-pub type Question = (&'static str, fn(&World) -> Outcome<Answer>);
+/// A question.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// How it is answered.
+    pub ask: fn(&World) -> Outcome<Answer>,
+    /// Whether it must be asked by name: it takes an hour. A smoke run asks it all the same.
+    pub only_by_name: bool,
+}
+
+impl Question {
+    const fn new(name: &'static str, ask: fn(&World) -> Outcome<Answer>) -> Self {
+        Self { name, ask, only_by_name: false }
+    }
+
+    /// The questions of a run: those that are named, or all that do not take too long.
+    ///
+    /// # Errors
+    /// When there is no question of a name.
+    pub fn chosen(names: &[String], scale: Scale) -> Outcome<Vec<Self>> {
+        if names.is_empty() {
+            let smoke = scale == Scale::Smoke;
+            return Ok(ALL.into_iter().filter(|question| smoke || !question.only_by_name).collect());
+        }
+        let named = |name: &String| {
+            let known = || ALL.map(|question| question.name).join(", ");
+            let found = ALL.into_iter().find(|question| question.name == name);
+            found.ok_or_else(|| format!("there is no question '{name}'; there are {}", known()).into())
+        };
+        names.iter().map(named).collect()
+    }
+}
 
 /// All of them, the quick ones first.
-pub const ALL: [Question; 10] = [
-    ("encode", encode::ask),
-    ("latency", latency::ask),
-    ("stored", stored::ask),
-    ("requests", requests::ask),
-    ("first_base", first_base::ask),
-    ("restore", restore::ask),
-    ("restart", restart::ask),
-    ("memory", memory::ask),
-    ("verify", verify::ask),
-    ("writers", writers::ask),
+pub const ALL: [Question; 11] = [
+    Question::new("encode", encode::ask),
+    Question::new("latency", latency::ask),
+    Question::new("stored", stored::ask),
+    Question::new("requests", requests::ask),
+    Question::new("first_base", first_base::ask),
+    Question::new("restore", restore::ask),
+    Question::new("restart", restart::ask),
+    Question::new("memory", memory::ask),
+    Question::new("verify", verify::ask),
+    Question::new("writers", writers::ask),
+    Question { name: "soak", ask: soak::ask, only_by_name: true },
 ];

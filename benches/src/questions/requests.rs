@@ -6,10 +6,12 @@ use everwhen_engine::store::Store;
 use serde_json::json;
 
 use crate::Outcome;
-use crate::measure::process_use;
+use crate::database::{prepared, write};
+use crate::process::process_use;
+use crate::protected::Protected;
 use crate::report::{Answer, Table};
 use crate::workload::Workload;
-use crate::world::{Protected, World, prepared, write};
+use crate::world::World;
 
 /// Counts at the store seam, in this process.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {

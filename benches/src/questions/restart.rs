@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::Outcome;
+use crate::daemon::{Daemon, System};
+use crate::database::{connect, rows_of, write};
 use crate::measure::Sample;
 use crate::report::{Answer, Table, bytes};
 use crate::workload::{Workload, Writer};
-use crate::world::{Daemon, System, World, connect, write};
+use crate::world::World;
 
 /// Kills each daemon, writes three rows, starts it again, and looks at the store.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
@@ -16,12 +18,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let title =
         format!("Killed with -9, three rows written, started again: a database of {} MiB", world.large_mib());
     let mut table = Table::new(&title, &["daemon", "seconds until the rows are stored", "bytes uploaded"]);
-    for system in System::available(world).into_iter().filter(|system| *system != System::Nothing) {
+    for system in System::daemons(world) {
         let folder = world.fresh("restart")?;
         let path = folder.join("app.db");
-        world.large_copy(&path)?;
+        world.accounts(world.large_mib(), &path)?;
         let mut connection = connect(&path)?;
-        let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(world.large_mib()), 3);
+        let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 3);
         let mut daemon = Daemon::start_and_settle(world, system, &path)?;
         write(&mut connection, &mut writer, Some(100.0), |done, _| done >= 100)?;
         let (mut seconds, mut uploaded) = (Sample::default(), Sample::default());
@@ -30,7 +32,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
             daemon.wait_until_quiet(quiet)?;
             // Dropping it is kill -9.
             drop(daemon);
-            let before = crate::world::stored_in(&path.with_extension("store"));
+            let before = crate::daemon::stored_in(&path.with_extension("store"));
             write(&mut connection, &mut writer, None, |done, _| done >= 3)?;
             let began = Instant::now();
             daemon = Daemon::start(world, system, &path)?;

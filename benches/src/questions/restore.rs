@@ -12,11 +12,14 @@ use everwhen_engine::time::Timestamp;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::daemon::{Daemon, System};
+use crate::database::{connect, copy_synced, prepared, rows_of, write};
 use crate::measure::{Sample, timed};
-use crate::plot::{Line, svg};
+use crate::plot::{Axis, Line, Plot};
+use crate::protected::Protected;
 use crate::report::{Answer, Table};
 use crate::workload::{Workload, Writer};
-use crate::world::{Daemon, Protected, System, World, connect, copy_synced, prepared, write};
+use crate::world::World;
 
 /// Times against size beside `cp` and the peer, then against the length of the log.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
@@ -35,13 +38,13 @@ fn by_size(world: &World, answer: &mut Answer) -> Outcome<()> {
     let mut lines: Vec<Line> = Vec::new();
     for mib in world.scale.pick(vec![4], vec![16, 128], vec![64, 256, 1024]) {
         let folder = world.fresh("restore")?;
-        drop(prepared(&folder.join("source.db"), Workload::PointUpdate, World::rows_of(mib))?);
+        drop(prepared(&folder.join("source.db"), Workload::PointUpdate, rows_of(mib))?);
         let mut ways: Vec<(&str, Daemon)> = Vec::new();
         for system in System::available(world) {
             let path = folder.join(format!("{}.db", system.name().replace(' ', "-")));
             std::fs::copy(folder.join("source.db"), &path)?;
             let mut connection = connect(&path)?;
-            let mut writer = Writer::new(Workload::PointUpdate, World::rows_of(mib), 6);
+            let mut writer = Writer::new(Workload::PointUpdate, rows_of(mib), 6);
             let daemon = Daemon::start_and_settle(world, system, &path)?;
             if system != System::Nothing {
                 write(&mut connection, &mut writer, Some(200.0), |done, _| done >= 200)?;
@@ -66,26 +69,28 @@ fn by_size(world: &World, answer: &mut Answer) -> Outcome<()> {
             answer.raw(json!({ "database_mib": mib, "how": name, "seconds": sample.values() }));
             match lines.iter_mut().find(|line| line.name == name) {
                 Some(line) => line.points.push((mib as f64, sample.median())),
-                None => lines.push(Line { name: name.into(), points: vec![(mib as f64, sample.median())] }),
+                None => lines.push(Line::new(name).through(vec![(mib as f64, sample.median())])),
             }
         }
     }
     answer.table(table);
-    answer.plot("restore_by_size", svg("Restore, by size of the database", "MiB", "seconds", &lines));
+    let (across, up) = (Axis::log("MiB of database"), Axis::log("seconds"));
+    answer
+        .plot("restore_by_size", Plot { title: "Restore, by size of the database", across, up, lines }.svg());
     answer.note("Everwhen's time includes reading the finished file back and proving its checksum; litestream does not check the database (and does not fsync less).");
     world.discard("restore")
 }
 
 fn once(world: &World, name: &str, daemon: &Daemon, from: &Path, to: &Path) -> Outcome<()> {
     let store = daemon.store.display().to_string();
-    let mut command = match (name, &world.everwhen, &world.litestream) {
-        ("everwhen", Some(program), _) => {
-            let mut command = Command::new(program);
+    let mut command = match (name, &world.litestream) {
+        ("everwhen", _) => {
+            let mut command = Command::new(&world.everwhen);
             command.args(["restore", "everwhen", "--latest", "--store", &store, "--to"]).arg(to);
             command.arg("--state").arg(daemon.store.with_extension("restore-state"));
             command
         }
-        ("litestream", _, Some(program)) => {
+        ("litestream", Some(program)) => {
             let mut command = Command::new(program);
             command.args(["restore", "-o"]).arg(to).arg(format!("file://{store}"));
             command
@@ -162,10 +167,8 @@ fn by_log(world: &World, answer: &mut Answer) -> Outcome<()> {
     }
     world.runtime.block_on(protected.protection.stop())?;
     answer.table(table);
-    let lines = [Line { name: "everwhen".into(), points }];
-    answer.plot(
-        "restore_by_log",
-        svg("Restore, by length of the log", "transactions since the base", "seconds", &lines),
-    );
+    let lines = vec![Line::new("everwhen").through(points)];
+    let (across, up) = (Axis::even("transactions since the base"), Axis::even("seconds"));
+    answer.plot("restore_by_log", Plot { title: "Restore, by length of the log", across, up, lines }.svg());
     world.discard("restore_log")
 }

@@ -5,9 +5,11 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::daemon::{Daemon, Stored, System, stored_where};
+use crate::database::{prepared, write};
 use crate::report::{Answer, Table};
 use crate::workload::Workload;
-use crate::world::{Daemon, Stored, System, World, prepared, stored_where, write};
+use crate::world::World;
 
 const PER_SECOND: f64 = 100.0;
 
@@ -27,7 +29,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let title =
         format!("{PER_SECOND} transactions a second for {seconds} s, the first full copy apart, local files");
     let mut table = Table::new(&title, &head);
-    let systems = || System::available(world).into_iter().filter(|system| *system != System::Nothing);
+    let systems = || System::daemons(world).into_iter();
     let cases: Vec<_> = Workload::SMALL.into_iter().flat_map(|w| systems().map(move |s| (w, s))).collect();
     let scale = world.scale.pick(200, 10, 1);
     let folder = world.fresh("stored")?;

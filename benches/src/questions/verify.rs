@@ -9,10 +9,12 @@ use everwhen_engine::verify::{VerifyOptions, verify};
 use serde_json::json;
 
 use crate::Outcome;
+use crate::database::{prepared, write};
 use crate::measure::Sample;
+use crate::protected::Protected;
 use crate::report::{Answer, Table, bytes};
 use crate::workload::Workload;
-use crate::world::{Protected, World, prepared, write};
+use crate::world::World;
 
 /// Verifies a base and a log of point updates, fast and deep.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {

@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::Outcome;
+use crate::daemon::{Daemon, System};
+use crate::database::{connect, prepared, write};
 use crate::measure::{Sample, timed};
 use crate::report::{Answer, Table, millis};
 use crate::workload::{Workload, Writer};
-use crate::world::{Daemon, System, World, connect, prepared, write};
+use crate::world::World;
 
 /// One way to write.
 struct Case {

@@ -1,0 +1,236 @@
+//! Daemons in processes of their own, and what they leave in folders.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Outcome;
+use crate::world::World;
+
+/// Which daemon, if any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// None.
+    Nothing,
+    /// Ours.
+    Everwhen,
+    /// The peer.
+    Litestream,
+}
+
+impl System {
+    /// Its name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "no daemon",
+            Self::Everwhen => "everwhen",
+            Self::Litestream => "litestream",
+        }
+    }
+
+    /// Those that can be had in this run.
+    #[must_use]
+    pub fn available(world: &World) -> Vec<Self> {
+        let mut all = vec![Self::Nothing, Self::Everwhen];
+        all.extend(world.litestream.is_some().then_some(Self::Litestream));
+        all
+    }
+
+    /// Those of them that are programs.
+    #[must_use]
+    pub fn daemons(world: &World) -> Vec<Self> {
+        Self::available(world).into_iter().filter(|system| *system != Self::Nothing).collect()
+    }
+}
+
+/// A daemon in a process of its own; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Option<Child>,
+    /// The folder it stores in.
+    pub store: PathBuf,
+    system: System,
+}
+
+impl Daemon {
+    /// Starts one beside `database`, with `store` and its state next to it. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start(world: &World, system: System, database: &Path) -> Outcome<Self> {
+        let store = database.with_extension("store");
+        let url = format!("file://{}", std::path::absolute(&store)?.display());
+        Self::start_at(world, system, database, &url, &[])
+    }
+
+    /// Starts one that stores at a URL, which it reaches with the help of its environment. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_at(
+        world: &World,
+        system: System,
+        database: &Path,
+        url: &str,
+        environment: &[(String, String)],
+    ) -> Outcome<Self> {
+        let store = database.with_extension("store");
+        let log = File::options().create(true).append(true).open(database.with_extension("daemon.log"))?;
+        let mut command = match (system, &world.litestream) {
+            (System::Everwhen, _) => {
+                let mut command = Command::new(&world.everwhen);
+                command.arg("run").arg(database).args(["--store", url]);
+                command.arg("--state").arg(database.with_extension("state"));
+                command.args(["--listen", "off", "--metrics", "off"]);
+                command
+            }
+            (System::Litestream, Some(program)) => {
+                let mut command = Command::new(program);
+                command.arg("replicate").arg(database).arg(url);
+                command
+            }
+            _ => return Ok(Self { child: None, store, system }),
+        };
+        command.envs(environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(Self { child: Some(command.spawn()?), store, system })
+    }
+
+    /// Starts one and waits until a first full copy is stored, and then until nothing new is stored for a while.
+    ///
+    /// # Errors
+    /// When that takes ten minutes.
+    pub fn start_and_settle(world: &World, system: System, database: &Path) -> Outcome<Self> {
+        let daemon = Self::start(world, system, database)?;
+        if daemon.child.is_some() {
+            daemon.wait_for_first_copy()?;
+            daemon.wait_until_quiet(Duration::from_millis(world.scale.pick(300, 1500, 2500)))?;
+        }
+        Ok(daemon)
+    }
+
+    /// Waits until it has stored a first full copy; gives how many objects and bytes there are.
+    ///
+    /// # Errors
+    /// When that takes ten minutes.
+    pub fn wait_for_first_copy(&self) -> Outcome<Stored> {
+        let is_copy = |name: &str| match self.system {
+            System::Everwhen => name.contains("/base/"),
+            _ => name.ends_with(".ltx"),
+        };
+        self.wait_for(|stored| stored.names.iter().any(|name| is_copy(name)))
+    }
+
+    /// Waits until what is stored is as wanted, looking every few milliseconds.
+    ///
+    /// # Errors
+    /// When that takes ten minutes.
+    pub fn wait_for(&self, wanted: impl Fn(&Stored) -> bool) -> Outcome<Stored> {
+        let began = Instant::now();
+        loop {
+            let stored = stored_in(&self.store);
+            if wanted(&stored) {
+                return Ok(stored);
+            }
+            if began.elapsed() > Duration::from_secs(600) {
+                return Err(format!("{} stored nothing in ten minutes", self.system.name()).into());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until nothing was stored for so long.
+    ///
+    /// # Errors
+    /// None but those of [`Daemon::wait_for`].
+    pub fn wait_until_quiet(&self, quiet: Duration) -> Outcome<Stored> {
+        let mut last = stored_in(&self.store);
+        let mut since = Instant::now();
+        while since.elapsed() < quiet {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = stored_in(&self.store);
+            if now.bytes != last.bytes {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        Ok(last)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Errors
+    /// When the process cannot be waited for.
+    pub fn stop(mut self) -> Outcome<()> {
+        if let Some(mut child) = self.child.take() {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
+            kill_process(pid, Signal::TERM)?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What is in a folder, whatever the program.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// Paths of all files below it.
+    pub names: Vec<String>,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+impl Stored {
+    /// Files.
+    #[must_use]
+    pub fn objects(&self) -> u64 {
+        self.names.len() as u64
+    }
+}
+
+/// Looks at all files below a folder. Files that go away meanwhile are not counted.
+#[must_use]
+pub fn stored_in(folder: &Path) -> Stored {
+    stored_where(folder, |_| true)
+}
+
+/// Looks at the files below a folder whose paths fit.
+#[must_use]
+pub fn stored_where(folder: &Path, fits: impl Fn(&str) -> bool) -> Stored {
+    let mut stored = Stored::default();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(data) if data.is_dir() => folders.push(entry.path()),
+                Ok(data) => {
+                    let name = entry.path().display().to_string();
+                    if fits(&name) {
+                        stored.bytes += data.len();
+                        stored.names.push(name);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    stored
+}

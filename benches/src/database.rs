@@ -1,0 +1,134 @@
+//! Databases and those who write to them.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::Outcome;
+use crate::measure::Sample;
+use crate::workload::{Steps, Workload, Writer};
+
+/// Rows of a point-update database of about so many MiB.
+#[must_use]
+pub fn rows_of(mib: u64) -> u64 {
+    mib * 2_250
+}
+
+/// Makes a point-update database of about so many MiB, its log empty, on the disk.
+///
+/// Up to 256 MiB each row has a text of its own. What goes beyond repeats them under other keys, as fast as the disk
+/// takes it: no compressor looks back so far, and no two pages are the same.
+///
+/// # Errors
+/// SQLite's.
+pub fn make_accounts(path: &Path, mib: u64) -> Outcome<()> {
+    let (rows, mut made) = (rows_of(mib), rows_of(mib.min(256)));
+    let mut connection = Connection::open(path)?;
+    connection
+        .execute_batch("PRAGMA journal_mode = off; PRAGMA synchronous = off; PRAGMA cache_size = -65536")?;
+    Writer::new(Workload::PointUpdate, made, 1).prepare(&mut connection)?;
+    while made < rows {
+        let more = made.min(rows - made);
+        let again =
+            "INSERT INTO account SELECT id + ?1, owner, balance, changed, note FROM account WHERE id <= ?2";
+        connection.execute(again, [i64::try_from(made)?, i64::try_from(more)?])?;
+        made += more;
+    }
+    drop(connection);
+    drop(connect(path)?);
+    Ok(File::open(path)?.sync_all()?)
+}
+
+/// What `cp` and an fsync do: the limit of a restore.
+///
+/// # Errors
+/// The file system's.
+pub fn copy_synced(from: &Path, to: &Path) -> Outcome<()> {
+    std::fs::copy(from, to)?;
+    File::open(to)?.sync_all()?;
+    Ok(())
+}
+
+/// Opens a database as an application does.
+///
+/// # Errors
+/// SQLite's.
+pub fn connect(path: &Path) -> Outcome<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Makes the starting database of a workload, its log empty, and goes on writing to it.
+///
+/// # Errors
+/// SQLite's.
+pub fn prepared(path: &Path, workload: Workload, rows: u64) -> Outcome<(Connection, Writer)> {
+    let mut connection = connect(path)?;
+    let mut writer = Writer::new(workload, rows, 1);
+    writer.prepare(&mut connection)?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok((connection, writer))
+}
+
+/// Writes transactions at a pace (`None`: back to back) and gives the commit times in milliseconds. A paced writer that
+/// falls behind catches up; its latency counts from when the transaction was due.
+///
+/// # Errors
+/// SQLite's.
+pub fn write(
+    connection: &mut Connection,
+    writer: &mut impl Steps,
+    per_second: Option<f64>,
+    until: impl Fn(u64, Duration) -> bool,
+) -> Outcome<Written> {
+    let began = Instant::now();
+    let mut written = Written::default();
+    while !until(written.transactions, began.elapsed()) {
+        if let Some(rate) = per_second {
+            let due = began + Duration::from_secs_f64(written.transactions as f64 / rate);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        let at = Instant::now();
+        let mut busy = false;
+        while let Err(error) = writer.step(connection) {
+            match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseBusy) => busy = true,
+                _ => return Err(error.into()),
+            }
+        }
+        written.latency.push(at.elapsed().as_secs_f64() * 1e3);
+        written.busy += u64::from(busy);
+        written.transactions += 1;
+    }
+    written.seconds = began.elapsed().as_secs_f64();
+    Ok(written)
+}
+
+/// What a writer saw.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Commits.
+    pub transactions: u64,
+    /// In so many seconds.
+    pub seconds: f64,
+    /// Commits that were told `SQLITE_BUSY` and tried again, by a busy timeout of 0.
+    pub busy: u64,
+    /// From begin to the return of commit, in milliseconds.
+    pub latency: Sample,
+}
+
+impl Written {
+    /// Takes in what was written after it.
+    pub fn add(&mut self, next: &Self) {
+        self.transactions += next.transactions;
+        self.seconds += next.seconds;
+        self.busy += next.busy;
+        self.latency.extend(&next.latency);
+    }
+}
