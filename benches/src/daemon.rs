@@ -108,9 +108,17 @@ impl Daemon {
         let daemon = Self::start(world, system, database)?;
         if daemon.child.is_some() {
             daemon.wait_for_first_copy()?;
-            daemon.wait_until_quiet(Duration::from_millis(world.scale.pick(300, 1500, 2500)))?;
+            daemon.settle(world)?;
         }
         Ok(daemon)
+    }
+
+    /// Waits until nothing was stored for a while.
+    ///
+    /// # Errors
+    /// None but those of [`Daemon::wait_for`].
+    pub fn settle(&self, world: &World) -> Outcome<Stored> {
+        self.wait_until_quiet(Duration::from_millis(world.scale.pick(300, 1500, 2500)))
     }
 
     /// Waits until it has stored a first full copy; gives how many objects and bytes there are.

@@ -90,11 +90,10 @@ pub fn write(
     let began = Instant::now();
     let mut written = Written::default();
     while !until(written.transactions, began.elapsed()) {
-        if let Some(rate) = per_second {
-            let due = began + Duration::from_secs_f64(written.transactions as f64 / rate);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        let at = Instant::now();
+        let at = match per_second {
+            Some(rate) => wait_until_due(began + Duration::from_secs_f64(written.transactions as f64 / rate)),
+            None => Instant::now(),
+        };
         let mut busy = false;
         while let Err(error) = writer.step(connection) {
             match error.sqlite_error_code() {
@@ -110,6 +109,13 @@ pub fn write(
     Ok(written)
 }
 
+/// From when a transaction counts: from when it was due if the writer is late, else from now, after the wait.
+fn wait_until_due(due: Instant) -> Instant {
+    let early = due.saturating_duration_since(Instant::now());
+    std::thread::sleep(early);
+    if early.is_zero() { due } else { Instant::now() }
+}
+
 /// What a writer saw.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
@@ -119,7 +125,7 @@ pub struct Written {
     pub seconds: f64,
     /// Commits that were told `SQLITE_BUSY` and tried again, by a busy timeout of 0.
     pub busy: u64,
-    /// From begin to the return of commit, in milliseconds.
+    /// From begin, or from when it was due, to the return of commit, in milliseconds.
     pub latency: Sample,
 }
 

@@ -5,13 +5,20 @@
 
 pub mod daemon;
 pub mod database;
+pub mod lag;
 pub mod measure;
 pub mod plot;
+pub mod prices;
 pub mod process;
 pub mod protected;
+pub mod prototype;
 pub mod questions;
 pub mod random;
 pub mod report;
+/// The S3 server of the tests, and other clouds. Their crate is no dependency: it would switch failure points on in what is measured.
+#[allow(clippy::unwrap_used, reason = "a server of tests")]
+#[path = "../../tests/src/cloud/mod.rs"]
+pub mod cloud;
 pub mod stream;
 pub mod workload;
 pub mod world;

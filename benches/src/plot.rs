@@ -288,6 +288,6 @@ mod tests {
         let svg = Plot { title: "t", across: axis, up: axis, lines: vec![line] }.svg();
         assert_eq!(svg.matches("<circle").count(), 1);
         assert!(svg.contains("everwhen &lt;1>") && !svg.contains("NaN"));
-        Plot { title: "t", across: axis, up: axis, lines: Vec::new() }.svg();
+        assert!(Plot { title: "t", across: axis, up: axis, lines: Vec::new() }.svg().ends_with("</svg>\n"));
     }
 }

@@ -1,9 +1,9 @@
 //! Where questions are asked: how much to measure, which programs, scratch folders, and large databases to copy.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::Runtime;
 
@@ -64,7 +64,7 @@ pub struct World {
     setting: Setting,
     /// For what is asked in this process.
     pub runtime: Runtime,
-    made: RefCell<BTreeMap<u64, PathBuf>>,
+    made: Mutex<BTreeMap<u64, PathBuf>>,
     _lock: File,
 }
 
@@ -89,7 +89,7 @@ impl World {
             format!("another run works in {folder}: give this one a folder of its own by --work")
         })?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        Ok(Self { setting, runtime, made: RefCell::default(), _lock: lock })
+        Ok(Self { setting, runtime, made: Mutex::default(), _lock: lock })
     }
 
     /// An empty folder of that name.
@@ -128,24 +128,21 @@ impl World {
     /// # Errors
     /// When it cannot be made.
     pub fn accounts(&self, mib: u64, to: &Path) -> Outcome<()> {
-        let known = self.made.borrow().get(&mib).cloned();
-        let path = match known {
-            Some(path) => path,
-            None => {
-                let path = self.fresh(&format!("accounts-{mib}"))?.join("app.db");
-                make_accounts(&path, mib)?;
-                self.made.borrow_mut().insert(mib, path.clone());
-                path
-            }
-        };
-        copy_synced(&path, to)
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if !made.contains_key(&mib) {
+            let path = self.fresh(&format!("accounts-{mib}"))?.join("app.db");
+            make_accounts(&path, mib)?;
+            made.insert(mib, path);
+        }
+        let path = made.get(&mib).ok_or("no such database")?;
+        copy_synced(path, to)
     }
 }
 
 impl Drop for World {
     /// Leaves no databases behind.
     fn drop(&mut self) {
-        for mib in self.made.borrow().keys() {
+        for mib in self.made.lock().unwrap_or_else(PoisonError::into_inner).keys() {
             let _ = self.discard(&format!("accounts-{mib}"));
         }
     }

@@ -1,6 +1,8 @@
 //! How long until a large database is protected for the first time, and what does the application feel of it?
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -8,99 +10,139 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::daemon::{Daemon, System, stored_in};
-use crate::database::{connect, copy_synced, rows_of, write};
+use crate::database::{connect, copy_synced, make_accounts, rows_of, write};
 use crate::measure::{Sample, timed};
+use crate::process::process_use;
 use crate::report::{Answer, Table, bytes, millis};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
 
-/// Copies one database file to another place.
-type FullCopy = fn(&Path, &Path) -> Outcome<()>;
+/// The larger database, measured only when asked: 10 GiB.
+const HUGE_MIB: u64 = 10 * 1024;
+
+/// One way to make a full copy.
+#[derive(Clone, Copy)]
+enum How {
+    Plain(fn(&Path, &Path) -> Outcome<()>),
+    Daemon(System),
+}
+
+/// What came of it over the rounds.
+#[derive(Default)]
+struct Made {
+    seconds: Sample,
+    stored: u64,
+    commits: Sample,
+    highest: u64,
+}
 
 /// Times the first full copy of each daemon beside plain copies, with a writer at 50 commits a second.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("first_base", "The first full copy");
-    let title =
-        format!("A database of {} MiB; a writer commits 50 times a second meanwhile", world.large_mib());
-    let head = ["how", "seconds", "times cp + fsync", "stored", "commit p50", "commit p99", "commit max"];
-    let mut table = Table::new(&title, &head);
-    let rounds = world.scale.pick(1, 1, 3);
-    let mut copies = Sample::default();
-    let mut rows = Vec::new();
-    let folder = world.fresh("first_base")?;
-    world.accounts(world.large_mib(), &folder.join("source.db"))?;
-    let plain: [(&str, FullCopy); 3] = [
-        ("cp + fsync", copy_synced),
-        ("sqlite3 .backup + fsync", backup),
-        ("VACUUM INTO + fsync", vacuum_into),
-    ];
-    for (name, copy) in plain {
-        let mut sample = Sample::default();
-        for _ in 0..rounds {
-            let to = folder.join("copy.db");
-            sample.push(timed(|| copy(&folder.join("source.db"), &to))?.0);
-            rows.push((name, sample.clone(), std::fs::metadata(&to)?.len(), Sample::default()));
-            std::fs::remove_file(to)?;
-        }
-        if copies.is_empty() {
-            copies = sample.clone();
-        }
-        rows.retain(|row| row.0 != name || row.1.len() == rounds);
+    of_size(world, world.large_mib(), world.scale.pick(1, 1, 3), &mut answer)?;
+    if world.large {
+        of_size(world, world.scale.pick(8, HUGE_MIB, HUGE_MIB), 1, &mut answer)?;
     }
-    for system in System::daemons(world) {
-        let (mut sample, mut commits, mut stored) = (Sample::default(), Sample::default(), 0);
-        for _ in 0..rounds {
-            let beside = world.fresh("first_base_run")?;
-            std::fs::copy(folder.join("source.db"), beside.join("app.db"))?;
-            let (seconds, latency, size) = with_daemon(world, system, &beside.join("app.db"))?;
-            sample.push(seconds);
-            commits.extend(&latency);
-            stored = size;
-        }
-        rows.push((system.name(), sample, stored, commits));
-    }
-    for (name, sample, stored, commits) in rows {
-        let commit = |share| millis(commits.quantile(share));
-        table.row([
-            name.to_owned(),
-            sample.with_spread(|seconds| format!("{seconds:.2}")),
-            format!("{:.1}", sample.median() / copies.median()),
-            bytes(stored),
-            commit(0.5),
-            commit(0.99),
-            commit(1.0),
-        ]);
-        answer.raw(json!({
-            "how": name, "seconds": sample.values(), "stored_bytes": stored, "commit_ms": commits.values(),
-        }));
-    }
-    answer.table(table);
     answer.note("Plain copies are made without a writer. A daemon's time counts from the start of its process until the copy can be seen in the store; litestream compresses each page by LZ4 and does not fsync as it goes, Everwhen compresses chunks by zstd 3, names them by BLAKE3 and fsyncs each object.");
-    world.discard("first_base")?;
-    let _ = world.discard("first_base_run");
     Ok(answer)
 }
 
-fn with_daemon(world: &World, system: System, path: &Path) -> Outcome<(f64, Sample, u64)> {
+fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outcome<()> {
+    let folder = world.fresh("first_base")?;
+    let source = folder.join("app.db");
+    make_accounts(&source, mib)?;
+    let ways = ways(world);
+    let mut made: Vec<Made> = ways.iter().map(|_| Made::default()).collect();
+    for _ in 0..rounds {
+        for ((_, how), made) in ways.iter().zip(&mut made) {
+            match how {
+                How::Plain(copy) => plain(*copy, &source, made)?,
+                How::Daemon(system) => by_daemon(world, *system, &source, mib, made)?,
+            }
+        }
+    }
+    world.discard("first_base")?;
+    answer.table(table(&ways, &made, mib));
+    for ((name, _), made) in ways.iter().zip(&made) {
+        answer.raw(json!({
+            "how": name, "database_mib": mib, "seconds": made.seconds.values(), "stored_bytes": made.stored,
+            "commit_ms": made.commits.values(), "resident_max": made.highest,
+        }));
+    }
+    Ok(())
+}
+
+fn ways(world: &World) -> Vec<(&'static str, How)> {
+    let mut ways = vec![
+        ("cp + fsync", How::Plain(copy_synced)),
+        ("sqlite3 .backup + fsync", How::Plain(backup)),
+        ("VACUUM INTO + fsync", How::Plain(vacuum_into)),
+    ];
+    ways.extend(System::daemons(world).into_iter().map(|system| (system.name(), How::Daemon(system))));
+    ways
+}
+
+fn table(ways: &[(&str, How)], made: &[Made], mib: u64) -> Table {
+    let title =
+        format!("A database of {mib} MiB; a writer commits 50 times a second meanwhile; rounds interleaved");
+    let head =
+        ["how", "seconds", "times cp + fsync", "stored", "commit p50", "p99", "max", "resident, highest"];
+    let mut table = Table::new(&title, &head);
+    let limit = made.first().map(|made| made.seconds.clone()).unwrap_or_default();
+    for ((name, _), made) in ways.iter().zip(made) {
+        let commit = |share| millis(made.commits.quantile(share));
+        table.row([
+            (*name).to_owned(),
+            made.seconds.with_spread(|seconds| format!("{seconds:.2}")),
+            made.seconds.ratio_to(&limit),
+            bytes(made.stored),
+            commit(0.5),
+            commit(0.99),
+            commit(1.0),
+            if made.highest == 0 { "-".into() } else { format!("{} MiB", made.highest >> 20) },
+        ]);
+    }
+    table
+}
+
+fn plain(copy: fn(&Path, &Path) -> Outcome<()>, source: &Path, made: &mut Made) -> Outcome<()> {
+    let to = source.with_file_name("copy.db");
+    made.seconds.push(timed(|| copy(source, &to))?.0);
+    made.stored = fs::metadata(&to)?.len();
+    Ok(fs::remove_file(to)?)
+}
+
+/// The daemon works beside the source itself, moved to a folder of its own: a copy of 10 GiB would cost disk and time.
+fn by_daemon(world: &World, system: System, source: &Path, mib: u64, made: &mut Made) -> Outcome<()> {
+    let path: PathBuf = world.fresh("first_base_run")?.join("app.db");
+    fs::rename(source, &path)?;
+    with_writer(world, system, &path, mib, made)?;
+    connect(&path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    fs::rename(&path, source)?;
+    world.discard("first_base_run")
+}
+
+fn with_writer(world: &World, system: System, path: &Path, mib: u64, made: &mut Made) -> Outcome<()> {
     let mut connection = connect(path)?;
-    let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 2);
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let mut writer = Writer::new(Workload::PointUpdate, rows_of(mib), 2);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let writing =
-            scope.spawn(|| write(&mut connection, &mut writer, Some(50.0), |_, _| done.load(relaxed)));
+        let writing = scope
+            .spawn(|| write(&mut connection, &mut writer, Some(50.0), |_, _| done.load(Ordering::Relaxed)));
         std::thread::sleep(Duration::from_millis(100));
         let began = Instant::now();
         let waited = Daemon::start(world, system, path).and_then(|daemon| {
-            let _ = daemon.wait_for_first_copy()?;
+            daemon.wait_for_first_copy()?;
             Ok((began.elapsed().as_secs_f64(), daemon))
         });
-        done.store(true, relaxed);
-        let written = writing.join().map_err(|_| "the writer died")??;
+        done.store(true, Ordering::Relaxed);
+        made.commits.extend(&writing.join().map_err(|_| "the writer died")??.latency);
         let (seconds, daemon) = waited?;
-        let stored = stored_in(&daemon.store).bytes;
-        daemon.stop()?;
-        Ok((seconds, written.latency, stored))
+        made.seconds.push(seconds);
+        let process = daemon.pid().and_then(process_use).ok_or("the daemon is gone")?;
+        made.highest = made.highest.max(process.resident_max);
+        made.stored = stored_in(&daemon.store).bytes;
+        daemon.stop()
     })
 }
 
@@ -109,10 +151,10 @@ fn backup(from: &Path, to: &Path) -> Outcome<()> {
     let mut target = Connection::open(to)?;
     rusqlite::backup::Backup::new(&source, &mut target)?.run_to_completion(i32::MAX, Duration::ZERO, None)?;
     drop(target);
-    Ok(std::fs::File::open(to)?.sync_all()?)
+    Ok(fs::File::open(to)?.sync_all()?)
 }
 
 fn vacuum_into(from: &Path, to: &Path) -> Outcome<()> {
     Connection::open(from)?.execute("VACUUM INTO ?1", [to.display().to_string()])?;
-    Ok(std::fs::File::open(to)?.sync_all()?)
+    Ok(fs::File::open(to)?.sync_all()?)
 }

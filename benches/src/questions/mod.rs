@@ -1,5 +1,9 @@
 //! The questions, one file each.
 
+mod by_rate;
+mod by_size;
+mod by_store;
+mod cost;
 mod encode;
 mod first_base;
 mod latency;
@@ -7,6 +11,7 @@ mod memory;
 mod requests;
 mod restart;
 mod restore;
+mod s3;
 mod soak;
 mod stored;
 mod verify;
@@ -50,17 +55,22 @@ impl Question {
     }
 }
 
-/// All of them, the quick ones first.
-pub const ALL: [Question; 11] = [
+/// All of them, in the order of a run: `cost` reads the answers to `stored` and `s3`.
+pub const ALL: [Question; 16] = [
     Question::new("encode", encode::ask),
     Question::new("latency", latency::ask),
     Question::new("stored", stored::ask),
     Question::new("requests", requests::ask),
+    Question::new("s3", s3::ask),
+    Question::new("cost", cost::ask),
     Question::new("first_base", first_base::ask),
     Question::new("restore", restore::ask),
     Question::new("restart", restart::ask),
     Question::new("memory", memory::ask),
     Question::new("verify", verify::ask),
     Question::new("writers", writers::ask),
+    Question::new("by_rate", by_rate::ask),
+    Question::new("by_size", by_size::ask),
+    Question::new("by_store", by_store::ask),
     Question { name: "soak", ask: soak::ask, only_by_name: true },
 ];

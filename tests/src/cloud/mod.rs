@@ -99,6 +99,10 @@ pub struct Requests {
     pub deletes: u64,
     /// Uploads in parts begun and completed.
     pub uploads: u64,
+    /// Bytes in the bodies of requests.
+    pub bytes_in: u64,
+    /// Bytes in the bodies of answers.
+    pub bytes_out: u64,
 }
 
 #[derive(Default)]

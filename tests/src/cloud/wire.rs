@@ -191,6 +191,7 @@ async fn answer(
     let (head, body) = request.into_parts();
     let rate = lock(state).faults.reads_at;
     let body = read(body, rate).await?;
+    lock(state).requests.bytes_in += body.len() as u64;
     let path = decoded(head.uri.path().trim_start_matches('/'));
     let path = match dialect {
         Dialect::Azure => azure::without_account(&path),
@@ -228,11 +229,13 @@ async fn answer(
         Dialect::Google => google::answer(told),
         Dialect::Azure => azure::answer(told, &asked),
     };
-    Ok(match (head_only, breaks) {
+    let answer = match (head_only, breaks) {
         (true, _) => answer.map(|_| Pieces::default()),
         (false, true) => answer.map(Pieces::broken),
         (false, false) => answer,
-    })
+    };
+    lock(state).requests.bytes_out += answer.body().left.iter().map(Bytes::len).sum::<usize>() as u64;
+    Ok(answer)
 }
 
 /// The body of a request, as slowly as wished.

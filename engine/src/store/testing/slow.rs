@@ -1,34 +1,42 @@
 //! A store behind a slow line.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
+use tokio::time::Instant;
 
 use crate::store::{Backend, Body, ObjectEntry, PutOutcome, StoreError};
 
-/// A store behind a slow line: every request waits for the latency, and for its bytes at the bandwidth. Requests at the
-/// same time do not share the bandwidth.
+/// A store behind a slow line: every request waits for the latency, and for its bytes to pass at the bandwidth, after
+/// those of the requests before it.
 #[derive(Debug)]
 pub struct Slow {
     inner: Arc<dyn Backend>,
     latency: Duration,
     bytes_per_second: u64,
+    /// When the last byte so far has passed.
+    free: Mutex<Instant>,
 }
 
 impl Slow {
     /// Puts it around a store. A bandwidth of 0 means: no limit.
     #[must_use]
     pub fn wrap(inner: Arc<dyn Backend>, latency: Duration, bytes_per_second: u64) -> Arc<dyn Backend> {
-        Arc::new(Self { inner, latency, bytes_per_second })
+        Arc::new(Self { inner, latency, bytes_per_second, free: Mutex::new(Instant::now()) })
     }
 
     async fn wait(&self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000).checked_div(self.bytes_per_second).unwrap_or(0);
-        tokio::time::sleep(self.latency.saturating_add(Duration::from_micros(micros))).await;
+        let passed = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            *free = (*free).max(Instant::now()) + Duration::from_micros(micros);
+            *free
+        };
+        tokio::time::sleep_until(passed + self.latency).await;
     }
 }
 

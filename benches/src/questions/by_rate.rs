@@ -1,0 +1,127 @@
+//! What does a transaction cost, and how far behind are we, from ten transactions a second to all that the machine takes?
+
+use std::time::Duration;
+
+use everwhen_engine::store::Store;
+use serde_json::json;
+
+use crate::Outcome;
+use crate::daemon::{Daemon, System};
+use crate::database::{connect, prepared, write};
+use crate::lag::{Lag, lag};
+use crate::plot::{Axis, Line, Plot};
+use crate::process::process_use;
+use crate::protected::Protected;
+use crate::report::{Answer, Table, millis};
+use crate::workload::{Workload, Writer};
+use crate::world::World;
+
+/// Transactions a second; the last is as many as there can be.
+const PACES: [f64; 5] = [10.0, 100.0, 1_000.0, 10_000.0, f64::INFINITY];
+
+/// Processor time of a daemon for each transaction, at the rate that was reached.
+struct Cost {
+    rate: f64,
+    micros: f64,
+}
+
+/// Measures processor time at real daemons, and the time to captured and durable in this process.
+pub(crate) fn ask(world: &World) -> Outcome<Answer> {
+    let mut answer = Answer::new("by_rate", "Cost against transactions per second");
+    let head = [
+        "transactions/s",
+        "daemon's processor",
+        "times litestream's",
+        "captured p50",
+        "p99",
+        "durable p50",
+        "p99",
+    ];
+    let mut table = Table::new("Point updates, synchronous NORMAL, local files", &head);
+    let folder = world.fresh("by_rate")?;
+    let rows = world.scale.pick(500, 20_000, 150_000);
+    drop(prepared(&folder.join("start.db"), Workload::PointUpdate, rows)?);
+    let mut lines = [("everwhen", 0.0), ("litestream", 0.0)].map(|(name, _)| Line::new(name));
+    let mut behind = [Line::new("captured, p99"), Line::new("durable, p50")];
+    for pace in PACES {
+        let costs: Vec<(System, Cost)> = System::daemons(world)
+            .into_iter()
+            .map(|system| Ok((system, cost(world, system, rows, pace)?)))
+            .collect::<Outcome<_>>()?;
+        let lag = behind_at(world, rows, pace)?;
+        let rate = costs.first().map_or(f64::NAN, |(_, cost)| cost.rate);
+        for (line, (_, cost)) in lines.iter_mut().zip(&costs) {
+            line.points.push((cost.rate, cost.micros));
+        }
+        behind[0].points.push((lag.commits as f64 / lag.seconds, lag.captured.quantile(0.99)));
+        behind[1].points.push((lag.commits as f64 / lag.seconds, lag.durable.median()));
+        table.row(row(pace, &costs, &lag));
+        answer.raw(json!({
+            "pace": if pace.is_finite() { json!(pace) } else { json!("saturated") }, "rate": rate,
+            "cpu_us_per_tx": costs.iter().map(|(system, cost)| (system.name().to_owned(), json!(cost.micros)))
+                .collect::<serde_json::Map<_, _>>(),
+            "captured_p50_ms": lag.captured.median(), "captured_p99_ms": lag.captured.quantile(0.99),
+            "durable_p50_ms": lag.durable.median(), "durable_p99_ms": lag.durable.quantile(0.99),
+        }));
+    }
+    world.discard("by_rate")?;
+    world.discard("by_rate_run")?;
+    answer.table(table);
+    let lines = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
+    let across = Axis::log("transactions a second");
+    let title = "Processor time of the daemon for a transaction";
+    answer.plot("cpu_by_rate", Plot { title, across, up: Axis::log("microseconds"), lines }.svg());
+    let title = "How far behind the writer, by its rate";
+    answer.plot("lag_by_rate", Plot { title, across, up: Axis::log("ms"), lines: behind.into() }.svg());
+    answer.note("Processor time is of the whole process, by the scheduler's clock. Captured and durable are measured in one process with a watcher that takes a part of a core, so a saturated writer is slower there.");
+    Ok(answer)
+}
+
+fn row(pace: f64, costs: &[(System, Cost)], lag: &Lag) -> Vec<String> {
+    let of = |system| costs.iter().find(|(one, _)| *one == system).map(|(_, cost)| cost);
+    let (ours, peer) = (of(System::Everwhen), of(System::Litestream));
+    let rate = ours.map_or(f64::NAN, |cost| cost.rate);
+    let ratio = ours.zip(peer).map(|(ours, peer)| format!("{:.2}", ours.micros / peer.micros));
+    vec![
+        if pace.is_finite() { format!("{rate:.0}") } else { format!("saturated ({rate:.0})") },
+        ours.map_or("-".into(), |cost| format!("{:.0} us/tx", cost.micros)),
+        ratio.unwrap_or("-".into()),
+        millis(lag.captured.median()),
+        millis(lag.captured.quantile(0.99)),
+        millis(lag.durable.median()),
+        millis(lag.durable.quantile(0.99)),
+    ]
+}
+
+fn cost(world: &World, system: System, rows: u64, pace: f64) -> Outcome<Cost> {
+    let path = world.fresh("by_rate_run")?.join("app.db");
+    std::fs::copy(world.folder.join("by_rate/start.db"), &path)?;
+    let mut connection = connect(&path)?;
+    let mut writer = Writer::new(Workload::PointUpdate, rows, 11);
+    let daemon = Daemon::start_and_settle(world, system, &path)?;
+    let pid = daemon.pid().ok_or("the daemon is not running")?;
+    let pace = pace.is_finite().then_some(pace);
+    let seconds = |seconds: f64| move |_, elapsed: Duration| elapsed.as_secs_f64() >= seconds;
+    write(&mut connection, &mut writer, pace, seconds(world.scale.pick(0.1, 1.0, 2.0)))?;
+    let before = process_use(pid).ok_or("the daemon is gone")?.seconds;
+    let written = write(&mut connection, &mut writer, pace, seconds(world.scale.pick(0.3, 3.0, 10.0)))?;
+    let used = process_use(pid).ok_or("the daemon is gone")?.seconds - before;
+    daemon.stop()?;
+    let transactions = written.transactions as f64;
+    Ok(Cost { rate: transactions / written.seconds, micros: used * 1e6 / transactions })
+}
+
+fn behind_at(world: &World, rows: u64, pace: f64) -> Outcome<Lag> {
+    let folder = world.fresh("by_rate_run")?;
+    let path = folder.join("app.db");
+    std::fs::copy(world.folder.join("by_rate/start.db"), &path)?;
+    let mut connection = connect(&path)?;
+    let mut writer = Writer::new(Workload::PointUpdate, rows, 12);
+    let store = Store::open(&folder.join("store").display().to_string())?;
+    let protected = world.runtime.block_on(Protected::start(&path, store, &folder.join("state")))?;
+    let seconds = world.scale.pick(0.3, 3.0, 8.0);
+    let enough = |_, elapsed: Duration| elapsed.as_secs_f64() >= seconds;
+    let lag = lag(world, &protected, &mut connection, &mut writer, pace, enough)?;
+    world.runtime.block_on(protected.protection.stop())?;
+    Ok(lag)
+}
