@@ -16,6 +16,12 @@ pub fn rows_of(mib: u64) -> u64 {
     mib * 2_250
 }
 
+/// About how many MiB a point-update database of so many rows takes.
+#[must_use]
+pub fn mib_of(rows: u64) -> u64 {
+    rows / rows_of(1)
+}
+
 /// Makes a point-update database of about so many MiB, its log empty, on the disk.
 ///
 /// Up to 256 MiB each row has a text of its own. What goes beyond repeats them under other keys, as fast as the disk

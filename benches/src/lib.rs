@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod database;
 pub mod lag;
 pub mod measure;
+pub mod micro;
 pub mod plot;
 pub mod prices;
 pub mod process;

@@ -8,13 +8,13 @@ use std::time::Instant;
 use clap::Parser;
 use everwhen_benches::questions::{ALL, Question};
 use everwhen_benches::world::{Scale, Setting, World};
-use everwhen_benches::{Outcome, report};
+use everwhen_benches::{Outcome, micro, report};
 
 /// What Everwhen costs and how fast it is, on this machine, beside its peers
 #[derive(Debug, Parser)]
 #[command(name = "everwhen-benches", after_help = questions())]
 struct Cli {
-    /// Questions to ask [default: all but those that take an hour]
+    /// Questions to ask [default: all but those marked below]
     #[arg(value_name = "QUESTION")]
     questions: Vec<String>,
     /// A first impression, in a few minutes
@@ -44,6 +44,9 @@ struct Cli {
     /// Put the tables into this README, between its markers
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
+    /// Do one micro operation and end: what the question `instructions` runs under valgrind
+    #[arg(long, value_name = "NAME", hide = true)]
+    operation: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Outcome<()> {
+    if let Some(name) = &cli.operation {
+        return micro::counted_operation(&mut micro::operation(name)?);
+    }
     let scale = match (cli.smoke, cli.quick) {
         (true, _) => Scale::Smoke,
         (_, true) => Scale::Quick,

@@ -1,6 +1,7 @@
 //! Where questions are asked: how much to measure, which programs, scratch folders, and large databases to copy.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -129,12 +130,14 @@ impl World {
     /// When it cannot be made.
     pub fn accounts(&self, mib: u64, to: &Path) -> Outcome<()> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if !made.contains_key(&mib) {
-            let path = self.fresh(&format!("accounts-{mib}"))?.join("app.db");
-            make_accounts(&path, mib)?;
-            made.insert(mib, path);
-        }
-        let path = made.get(&mib).ok_or("no such database")?;
+        let path = match made.entry(mib) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let path = self.fresh(&format!("accounts-{mib}"))?.join("app.db");
+                make_accounts(&path, mib)?;
+                unknown.insert(path)
+            }
+        };
         copy_synced(path, to)
     }
 }

@@ -6,6 +6,7 @@ mod by_store;
 mod cost;
 mod encode;
 mod first_base;
+mod instructions;
 mod latency;
 mod memory;
 mod requests;
@@ -28,7 +29,7 @@ pub struct Question {
     pub name: &'static str,
     /// How it is answered.
     pub ask: fn(&World) -> Outcome<Answer>,
-    /// Whether it must be asked by name: it takes an hour. A smoke run asks it all the same.
+    /// Whether it must be asked by name: it takes long, or needs what is not everywhere. A smoke run asks it all the same.
     pub only_by_name: bool,
 }
 
@@ -56,7 +57,7 @@ impl Question {
 }
 
 /// All of them, in the order of a run: `cost` reads the answers to `stored` and `s3`.
-pub const ALL: [Question; 16] = [
+pub const ALL: [Question; 17] = [
     Question::new("encode", encode::ask),
     Question::new("latency", latency::ask),
     Question::new("stored", stored::ask),
@@ -72,5 +73,6 @@ pub const ALL: [Question; 16] = [
     Question::new("by_rate", by_rate::ask),
     Question::new("by_size", by_size::ask),
     Question::new("by_store", by_store::ask),
+    Question { name: "instructions", ask: instructions::ask, only_by_name: true },
     Question { name: "soak", ask: soak::ask, only_by_name: true },
 ];

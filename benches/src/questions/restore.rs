@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::daemon::{Daemon, System};
-use crate::database::{connect, copy_synced, prepared, rows_of, write};
+use crate::database::{connect, copy_synced, mib_of, prepared, rows_of, write};
 use crate::measure::{Sample, timed};
 use crate::plot::{Axis, Line, Plot};
 use crate::protected::Protected;
@@ -106,13 +106,14 @@ fn once(world: &World, name: &str, daemon: &Daemon, from: &Path, to: &Path) -> O
 
 fn by_log(world: &World, answer: &mut Answer) -> Outcome<()> {
     let head = ["transactions of log", "log of SQLite", "stored log", "seconds", "more than without log"];
-    let mut table = Table::new(
-        "Against the length of the log: point updates on a database of 67 MB, in one process, proof included, median (range)",
-        &head,
+    let rows = world.scale.pick(500, 20_000, 150_000);
+    let title = format!(
+        "Against the length of the log: point updates on {rows} rows ({} MiB), in one process, proof included, median (range)",
+        mib_of(rows)
     );
+    let mut table = Table::new(&title, &head);
     let folder = world.fresh("restore_log")?;
     let path = folder.join("app.db");
-    let rows = world.scale.pick(500, 20_000, 150_000);
     let (mut connection, mut writer) = prepared(&path, Workload::PointUpdate, rows)?;
     let store = Store::open(&folder.join("store").display().to_string())?;
     let protected = world.runtime.block_on(Protected::start(&path, store, &folder.join("state")))?;

@@ -9,7 +9,7 @@ use everwhen_engine::verify::{VerifyOptions, verify};
 use serde_json::json;
 
 use crate::Outcome;
-use crate::database::{prepared, write};
+use crate::database::{mib_of, prepared, write};
 use crate::measure::Sample;
 use crate::protected::Protected;
 use crate::report::{Answer, Table, bytes};
@@ -20,15 +20,17 @@ use crate::world::World;
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("verify", "Verification");
     let head = ["how", "objects", "bytes read", "seconds", "rate", "states proven a second"];
-    let mut table =
-        Table::new("A base of 67 MB and a log of point updates, local files, in one process", &head);
+    let (rows, transactions) = (world.scale.pick(500, 20_000, 150_000), world.scale.pick(50, 5_000, 50_000));
+    let title = format!(
+        "A base of {} MiB and a log of {transactions} point updates, local files, in one process",
+        mib_of(rows)
+    );
+    let mut table = Table::new(&title, &head);
     let folder = world.fresh("verify")?;
     let path = folder.join("app.db");
-    let (mut connection, mut writer) =
-        prepared(&path, Workload::PointUpdate, world.scale.pick(500, 20_000, 150_000))?;
+    let (mut connection, mut writer) = prepared(&path, Workload::PointUpdate, rows)?;
     let store = Store::open(&folder.join("store").display().to_string())?;
     let protected = world.runtime.block_on(Protected::start(&path, store, &folder.join("state")))?;
-    let transactions = world.scale.pick(50, 5_000, 50_000);
     write(&mut connection, &mut writer, None, |done, _| done >= transactions)?;
     world.runtime.block_on(protected.protection.wait_durable(None, Duration::from_secs(120)))?;
     let (repository, database) = (&protected.repository, protected.database()?);

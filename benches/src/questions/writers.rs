@@ -17,7 +17,7 @@ struct Case {
     name: &'static str,
     synchronous: &'static str,
     pace: Option<f64>,
-    /// Beside the large database, and not one of 67 MB.
+    /// Beside the large database, not the small one.
     large: bool,
 }
 
@@ -27,10 +27,10 @@ const fn case(name: &'static str, synchronous: &'static str, pace: Option<f64>, 
 
 const CASES: [Case; 6] = [
     case("1000/s, synchronous NORMAL", "normal", Some(1000.0), false),
-    case("1000/s, NORMAL, 1 GiB", "normal", Some(1000.0), true),
+    case("1000/s, NORMAL, large", "normal", Some(1000.0), true),
     case("1000/s, FULL", "full", Some(1000.0), false),
     case("saturated, NORMAL", "normal", None, false),
-    case("saturated, NORMAL, 1 GiB", "normal", None, true),
+    case("saturated, NORMAL, large", "normal", None, true),
     case("saturated, FULL", "full", None, false),
 ];
 
@@ -61,10 +61,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         "busy",
         "its own TRUNCATE checkpoint",
     ];
-    let mut table = Table::new(
-        "Point updates on 67 MB where nothing else is said, busy_timeout 0, rounds interleaved, medians of the rounds (ratio to no daemon with range)",
-        &head,
+    let title = format!(
+        "Point updates on {} MiB, on {} where it says large; busy_timeout 0, rounds interleaved, medians of the rounds (ratio to no daemon with range)",
+        small_mib(world),
+        world.large_mib()
     );
+    let mut table = Table::new(&title, &head);
     let systems = System::available(world);
     for case in &CASES {
         let mut felt: Vec<Felt> = systems.iter().map(|_| Felt::default()).collect();
@@ -100,9 +102,13 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     Ok(answer)
 }
 
+fn small_mib(world: &World) -> u64 {
+    world.scale.pick(1, 8, 64)
+}
+
 fn run(world: &World, system: System, case: &Case, seed: u64, felt: &mut Felt) -> Outcome<()> {
     let path = world.fresh("writers")?.join("app.db");
-    let mib = if case.large { world.large_mib() } else { world.scale.pick(1, 8, 64) };
+    let mib = if case.large { world.large_mib() } else { small_mib(world) };
     world.accounts(mib, &path)?;
     let mut writer = Writer::new(Workload::PointUpdate, rows_of(mib), seed);
     let mut connection = connect(&path)?;
