@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
+use crate::process::{ProcessUse, process_use};
 use crate::world::World;
 
 /// Which daemon, if any.
@@ -95,6 +96,10 @@ impl Daemon {
             }
             _ => return Ok(Self { child: None, store, system }),
         };
+        // What the shell says of other stores (a certificate, an endpoint, a key) is not meant for this one.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+            command.env_remove(name);
+        }
         command.envs(environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Self { child: Some(command.spawn()?), store, system })
@@ -139,6 +144,7 @@ impl Daemon {
     /// When that takes ten minutes.
     pub fn wait_for(&self, wanted: impl Fn(&Stored) -> bool) -> Outcome<Stored> {
         let began = Instant::now();
+        let mut looked = began;
         loop {
             let stored = stored_in(&self.store);
             if wanted(&stored) {
@@ -146,6 +152,10 @@ impl Daemon {
             }
             if began.elapsed() > Duration::from_secs(600) {
                 return Err(format!("{} stored nothing in ten minutes", self.system.name()).into());
+            }
+            if looked.elapsed() > Duration::from_millis(500) {
+                self.look()?;
+                looked = Instant::now();
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -168,10 +178,18 @@ impl Daemon {
         Ok(last)
     }
 
-    /// Its process.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+    /// Memory, files and processor time of its process.
+    ///
+    /// # Errors
+    /// When it ended; with the last line of its log.
+    pub fn look(&self) -> Outcome<ProcessUse> {
+        let process = self.child.as_ref().and_then(|child| process_use(child.id()));
+        process.ok_or_else(|| {
+            let path = self.store.with_extension("daemon.log");
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            let last = log.lines().last().unwrap_or("nothing");
+            format!("{} ended; the last it said in {}: {last}", self.system.name(), path.display()).into()
+        })
     }
 
     /// Asks it to end, and waits.

@@ -10,7 +10,6 @@ use crate::daemon::{Daemon, System};
 use crate::database::{connect, prepared, write};
 use crate::lag::{Lag, lag};
 use crate::plot::{Axis, Line, Plot};
-use crate::process::process_use;
 use crate::protected::Protected;
 use crate::report::{Answer, Table, millis};
 use crate::workload::{Workload, Writer};
@@ -30,8 +29,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("by_rate", "Cost against transactions per second");
     let head = [
         "transactions/s",
-        "daemon's processor",
-        "times litestream's",
+        "everwhen's processor",
+        "litestream's",
         "captured p50",
         "p99",
         "durable p50",
@@ -79,13 +78,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
 
 fn row(pace: f64, costs: &[(System, Cost)], lag: &Lag) -> Vec<String> {
     let of = |system| costs.iter().find(|(one, _)| *one == system).map(|(_, cost)| cost);
-    let (ours, peer) = (of(System::Everwhen), of(System::Litestream));
-    let rate = ours.map_or(f64::NAN, |cost| cost.rate);
-    let ratio = ours.zip(peer).map(|(ours, peer)| format!("{:.2}", ours.micros / peer.micros));
+    let micros = |system| of(system).map_or("-".into(), |cost: &Cost| format!("{:.0} us/tx", cost.micros));
+    let rate = of(System::Everwhen).map_or(f64::NAN, |cost| cost.rate);
     vec![
         if pace.is_finite() { format!("{rate:.0}") } else { format!("saturated ({rate:.0})") },
-        ours.map_or("-".into(), |cost| format!("{:.0} us/tx", cost.micros)),
-        ratio.unwrap_or("-".into()),
+        micros(System::Everwhen),
+        micros(System::Litestream),
         millis(lag.captured.median()),
         millis(lag.captured.quantile(0.99)),
         millis(lag.durable.median()),
@@ -99,13 +97,12 @@ fn cost(world: &World, system: System, rows: u64, pace: f64) -> Outcome<Cost> {
     let mut connection = connect(&path)?;
     let mut writer = Writer::new(Workload::PointUpdate, rows, 11);
     let daemon = Daemon::start_and_settle(world, system, &path)?;
-    let pid = daemon.pid().ok_or("the daemon is not running")?;
     let pace = pace.is_finite().then_some(pace);
     let seconds = |seconds: f64| move |_, elapsed: Duration| elapsed.as_secs_f64() >= seconds;
     write(&mut connection, &mut writer, pace, seconds(world.scale.pick(0.1, 1.0, 2.0)))?;
-    let before = process_use(pid).ok_or("the daemon is gone")?.seconds;
+    let before = daemon.look()?.seconds;
     let written = write(&mut connection, &mut writer, pace, seconds(world.scale.pick(0.3, 3.0, 10.0)))?;
-    let used = process_use(pid).ok_or("the daemon is gone")?.seconds - before;
+    let used = daemon.look()?.seconds - before;
     daemon.stop()?;
     let transactions = written.transactions as f64;
     Ok(Cost { rate: transactions / written.seconds, micros: used * 1e6 / transactions })

@@ -12,7 +12,6 @@ use crate::Outcome;
 use crate::daemon::{Daemon, System, stored_in};
 use crate::database::{connect, copy_synced, make_accounts, rows_of, write};
 use crate::measure::{Sample, timed};
-use crate::process::process_use;
 use crate::report::{Answer, Table, bytes, millis};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
@@ -139,8 +138,7 @@ fn with_writer(world: &World, system: System, path: &Path, mib: u64, made: &mut 
         made.commits.extend(&writing.join().map_err(|_| "the writer died")??.latency);
         let (seconds, daemon) = waited?;
         made.seconds.push(seconds);
-        let process = daemon.pid().and_then(process_use).ok_or("the daemon is gone")?;
-        made.highest = made.highest.max(process.resident_max);
+        made.highest = made.highest.max(daemon.look()?.resident_max);
         made.stored = stored_in(&daemon.store).bytes;
         daemon.stop()
     })

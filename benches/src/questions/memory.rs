@@ -7,7 +7,6 @@ use serde_json::json;
 use crate::Outcome;
 use crate::daemon::{Daemon, System};
 use crate::database::{connect, rows_of, write};
-use crate::process::process_use;
 use crate::report::{Answer, Table};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
@@ -32,10 +31,9 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 4);
         let daemon = Daemon::start_and_settle(world, system, &path)?;
         std::thread::sleep(REST.mul_f64(world.scale.pick(0.0, 0.5, 1.0)));
-        let pid = daemon.pid().ok_or("the daemon is not running")?;
         let seconds = world.scale.pick(0.5, 4.0, 35.0);
         for (name, pace) in [("idle", Some(0.0)), ("200/s", Some(200.0)), ("saturated", None)] {
-            let before = process_use(pid).ok_or("the daemon is gone")?;
+            let before = daemon.look()?;
             let mut per_tx = f64::NAN;
             if pace == Some(0.0) {
                 std::thread::sleep(Duration::from_secs_f64(seconds));
@@ -43,7 +41,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
                 let end = |_, elapsed: Duration| elapsed.as_secs_f64() >= seconds;
                 per_tx = write(&mut connection, &mut writer, pace, end)?.transactions as f64;
             }
-            let after = process_use(pid).ok_or("the daemon is gone")?;
+            let after = daemon.look()?;
             let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
             let cpu = after.seconds - before.seconds;
             let each =

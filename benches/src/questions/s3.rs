@@ -79,7 +79,7 @@ fn count(world: &World, system: System, path: &Path) -> Outcome<Vec<Counted>> {
     let server = CloudServer::start(Dialect::S3);
     let environment = server.environment();
     let daemon = Daemon::start_at(world, system, path, &url(system, &server), &environment)?;
-    wait_for_first_copy(&server)?;
+    wait_for_first_copy(&daemon, &server)?;
     std::thread::sleep(Duration::from_secs_f64(world.scale.pick(0.5, 5.0, 45.0)));
     let length = Duration::from_secs_f64(world.scale.pick(1.0, 15.0, 120.0));
     let mut all = Vec::new();
@@ -106,12 +106,13 @@ fn url(system: System, server: &CloudServer) -> String {
     format!("{url}?endpoint={endpoint}&region=us-east-1&forcePathStyle=true")
 }
 
-fn wait_for_first_copy(server: &CloudServer) -> Outcome<()> {
+fn wait_for_first_copy(daemon: &Daemon, server: &CloudServer) -> Outcome<()> {
     let began = Instant::now();
     while !server.objects().iter().any(|(key, _)| key.contains("/base/") || key.ends_with(".ltx")) {
         if began.elapsed() > Duration::from_secs(120) {
             return Err("no first copy came to the S3 server in two minutes".into());
         }
+        daemon.look()?;
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())

@@ -12,7 +12,6 @@ use crate::daemon::{Daemon, System, stored_in};
 use crate::database::{Written, connect, rows_of, write};
 use crate::measure::{Sample, slope};
 use crate::plot::{Axis, Line, Plot};
-use crate::process::process_use;
 use crate::report::{Answer, Table, bytes, millis};
 use crate::workload::Mixed;
 use crate::world::World;
@@ -95,7 +94,7 @@ fn soak(
         (looking.join(), result)
     });
     let (looks, (written, checkpoint_ms)) = (looks.map_err(|_| "the watcher died")??, result?);
-    let highest = daemon.pid().and_then(process_use).ok_or("the daemon is gone")?.resident_max;
+    let highest = daemon.look()?.resident_max;
     daemon.stop()?;
     Ok(Soaked { system, looks, written, checkpoint_ms, highest })
 }
@@ -148,9 +147,7 @@ fn look_at_times(
 }
 
 fn look(daemon: &Daemon, path: &Path, began: Instant) -> Outcome<Look> {
-    let process = daemon.pid().and_then(process_use).ok_or_else(|| {
-        format!("the daemon is gone; its log is {}", path.with_extension("daemon.log").display())
-    })?;
+    let process = daemon.look()?;
     let stored = stored_in(&daemon.store);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let state = [path.with_extension("state"), path.with_file_name(format!(".{name}-litestream"))];
