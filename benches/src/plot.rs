@@ -199,7 +199,12 @@ impl Ruler {
             return Self { low: if log { 0.1 } else { 0.0 }, high: 1.0, step: 0.25, log };
         }
         if log {
-            let (low, high) = (round_below(least), round_above(most));
+            // So wide that only powers of ten are marked: then it ends at two of them.
+            let wide = most / least > 1000.0;
+            let (low, high) = match wide {
+                true => (10_f64.powf(least.log10().floor()), 10_f64.powf(most.log10().ceil())),
+                false => (round_below(least), round_above(most)),
+            };
             return Self { low, high: if high > low { high } else { low * 10.0 }, step: 0.0, log };
         }
         let rough = most / 5.0;
@@ -225,7 +230,7 @@ impl Ruler {
             return (0..=count).map(|index| self.low + f64::from(index) * self.step).collect();
         }
         let decades = (self.high / self.low).log10();
-        let within: &[f64] = if decades > 3.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let within: &[f64] = if decades > 3.9 { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let first = self.low.log10().floor() as i32;
         let all = (first..=first + decades.ceil() as i32 + 1)
             .flat_map(|power| within.iter().map(move |step| step * 10_f64.powi(power)));

@@ -41,7 +41,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let rows = world.scale.pick(500, 20_000, 150_000);
     drop(prepared(&folder.join("start.db"), Workload::PointUpdate, rows)?);
     let mut lines = [("everwhen", 0.0), ("litestream", 0.0)].map(|(name, _)| Line::new(name));
-    let mut behind = [Line::new("captured, p99"), Line::new("durable, p50")];
+    let mut behind = [Line::new("everwhen, captured p99"), Line::new("everwhen, durable p50").dashed()];
     for pace in PACES {
         let costs: Vec<(System, Cost)> = System::daemons(world)
             .into_iter()

@@ -82,6 +82,13 @@ fn by_latency(world: &World, start: &Start<'_>, answer: &mut Answer) -> Outcome<
         }));
     }
     answer.table(table);
+    let points = LATENCIES_MS.iter().zip(&rates).map(|(latency, rates)| (*latency as f64, rates.median()));
+    let lines = vec![Line::new("everwhen").through(points.collect())];
+    let (across, up) = (Axis::even("latency of the store, ms"), Axis::even("transactions a second"));
+    answer.plot(
+        "writer_by_latency",
+        Plot { title: "A saturated writer, by the store's latency", across, up, lines }.svg(),
+    );
     Ok(())
 }
 
@@ -93,7 +100,7 @@ fn by_bandwidth(world: &World, start: &Start<'_>, answer: &mut Answer) -> Outcom
         "Incompressible blobs: a database of {mib} MiB, then {BLOBS_PER_SECOND} commits a second (0.65 MB/s), 1 ms"
     );
     let mut table = Table::new(&title, &head);
-    let mut lines = [Line::new("first base, s"), Line::new("durable, p50, s")];
+    let mut lines = [Line::new("everwhen, first base"), Line::new("everwhen, durable p50").dashed()];
     for bandwidth in MEGABYTES {
         let (mut case, base_s) = Case::begin(world, start, 1, bandwidth, 0)?;
         let stored = case.protected.recording.counts().bytes_put as f64;

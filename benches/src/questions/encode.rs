@@ -48,37 +48,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let shrink = world.scale.pick(100, 4, 1);
         let folder = world.fresh("encode")?;
         let transactions = (workload.transactions() / shrink).max(2);
-        let rows = (workload.rows() / shrink).max(50);
-        let stream = Stream::record(&folder, workload, rows, transactions)?;
-        let raw = stream.raw_bytes() as f64;
-        let mut row =
-            vec![workload.name().to_owned(), format!("{:.0} MB", raw / 1e6), transactions.to_string()];
-        let prototype = prototype(workload);
-        let mut times = f64::NAN;
-        for (per_segment, effort) in PER_SEGMENT
-            .map(|per_segment| (per_segment, Effort::Hot))
-            .into_iter()
-            .chain([(1000, Effort::Thorough)])
-        {
-            let encoded = stream.encode(per_segment, effort)?;
-            let stored: usize = encoded.objects.iter().map(bytes::Bytes::len).sum();
-            let per_tx = stored as f64 / transactions as f64;
-            let percent = stored as f64 * 100.0 / raw;
-            row.push(format!("{percent:.2} %, {per_tx:.0} B"));
-            if per_segment == 100 {
-                times = percent / prototype.percent;
-            }
-            answer.raw(json!({
-                "workload": workload.name(), "raw_bytes": raw, "transactions": transactions,
-                "per_segment": per_segment, "effort": format!("{effort:?}"), "stored_bytes": stored,
-                "encode_s": encoded.encode_s, "hash_s": encoded.hash_s,
-            }));
-        }
-        row.extend([
-            format!("{:.2} %, {:.0} B", prototype.percent, prototype.bytes_per_tx),
-            format!("{times:.2}"),
-        ]);
-        sizes.row(row);
+        let stream = Stream::record(&folder, workload, (workload.rows() / shrink).max(50), transactions)?;
+        sizes.row(size(&stream, workload, &mut answer)?);
         speeds.row(speed(world, &stream, workload, &mut answer)?);
     }
     world.discard("encode")?;
@@ -86,6 +57,36 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     answer.table(speeds);
     answer.note("Every frame is decompressed and compared when it is made; the replayed image is compared with the true one. The prototype's figures are of the study by which the format was chosen: workloads of the same kinds but not the same rows, on a like machine; the ratio of shares is more telling than that of bytes.");
     Ok(answer)
+}
+
+fn size(stream: &Stream, workload: Workload, answer: &mut Answer) -> Outcome<Vec<String>> {
+    let (raw, transactions) = (stream.raw_bytes() as f64, stream.commits.len());
+    let prototype = prototype(workload);
+    let mut row = vec![workload.name().to_owned(), format!("{:.0} MB", raw / 1e6), transactions.to_string()];
+    let mut times = f64::NAN;
+    for (per_segment, effort) in PER_SEGMENT
+        .map(|per_segment| (per_segment, Effort::Hot))
+        .into_iter()
+        .chain([(1000, Effort::Thorough)])
+    {
+        let encoded = stream.encode(per_segment, effort)?;
+        let stored: usize = encoded.objects.iter().map(bytes::Bytes::len).sum();
+        let percent = stored as f64 * 100.0 / raw;
+        row.push(format!("{percent:.2} %, {:.0} B", stored as f64 / transactions as f64));
+        if per_segment == 100 {
+            times = percent / prototype.percent;
+        }
+        answer.raw(json!({
+            "workload": workload.name(), "raw_bytes": raw, "transactions": transactions,
+            "per_segment": per_segment, "effort": format!("{effort:?}"), "stored_bytes": stored,
+            "encode_s": encoded.encode_s, "hash_s": encoded.hash_s,
+        }));
+    }
+    row.extend([
+        format!("{:.2} %, {:.0} B", prototype.percent, prototype.bytes_per_tx),
+        format!("{times:.2}"),
+    ]);
+    Ok(row)
 }
 
 fn speed(world: &World, stream: &Stream, workload: Workload, answer: &mut Answer) -> Outcome<Vec<String>> {

@@ -126,29 +126,7 @@ fn by_log(world: &World, answer: &mut Answer) -> Outcome<()> {
         let mut sample = Sample::default();
         for round in 0..world.scale.pick(1, 3, 5) {
             let to = folder.join(format!("restored-{round}.db"));
-            let options = Options { reserve_bytes: 0, ..Options::default() };
-            let restored = async {
-                let history = history_of(&protected.repository, database).await?;
-                let now = Timestamp::now();
-                let (progress, cancel) = (Arc::new(|_| {}), Cancel::new());
-                restore(
-                    &protected.repository,
-                    &history,
-                    Target::Latest,
-                    now,
-                    &to,
-                    &options,
-                    progress,
-                    &cancel,
-                )
-                .await
-                .map_err(Into::into)
-            };
-            let (seconds, report) = timed(|| -> Outcome<_> { world.runtime.block_on(restored) })?;
-            if report.transactions < length.min(1) {
-                return Err("the restore did not reach the newest transaction".into());
-            }
-            sample.push(seconds);
+            sample.push(in_this_process(world, &protected, &to, length)?);
             std::fs::remove_file(to)?;
         }
         if length == 0 {
@@ -172,4 +150,22 @@ fn by_log(world: &World, answer: &mut Answer) -> Outcome<()> {
     let (across, up) = (Axis::even("transactions since the base"), Axis::even("seconds"));
     answer.plot("restore_by_log", Plot { title: "Restore, by length of the log", across, up, lines }.svg());
     world.discard("restore_log")
+}
+
+/// Seconds of a restore of the newest state, which must be at least `length.min(1)` transactions after the base.
+fn in_this_process(world: &World, protected: &Protected, to: &Path, length: u64) -> Outcome<f64> {
+    let (repository, database) = (&protected.repository, protected.database()?);
+    let options = Options { reserve_bytes: 0, ..Options::default() };
+    let (progress, cancel, now) = (Arc::new(|_| {}), Cancel::new(), Timestamp::now());
+    let restored = async {
+        let history = history_of(repository, database).await?;
+        let restored =
+            restore(repository, &history, Target::Latest, now, to, &options, progress, &cancel).await?;
+        Outcome::Ok(restored)
+    };
+    let (seconds, report) = timed(|| world.runtime.block_on(restored))?;
+    if report.transactions < length.min(1) {
+        return Err("the restore did not reach the newest transaction".into());
+    }
+    Ok(seconds)
 }

@@ -1,11 +1,14 @@
 //! How fast is a repository verified?
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everwhen_engine::ids::DatabaseId;
+use everwhen_engine::repository::Repository;
 use everwhen_engine::restore::{Cancel, Inventory, Options, history_of};
 use everwhen_engine::store::Store;
-use everwhen_engine::verify::{VerifyOptions, verify};
+use everwhen_engine::verify::{VerifyOptions, VerifyReport, verify};
 use serde_json::json;
 
 use crate::Outcome;
@@ -40,22 +43,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         let mut sample = Sample::default();
         let mut report = None;
         for _ in 0..world.scale.pick(1, 3, 5) {
-            let checked = world.runtime.block_on(async {
-                let history = history_of(repository, database).await?;
-                let packs = Inventory::packs(repository, database).await?;
-                let options = VerifyOptions {
-                    deep_in: deep.then_some(folder.as_path()),
-                    restore: &Options { reserve_bytes: 0, ..Options::default() },
-                    progress: Arc::new(|_| {}),
-                    cancel: &Cancel::new(),
-                };
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
-                    verify(repository, &history, &packs, &options).await?,
-                )
-            })?;
-            if !checked.is_sound() {
-                return Err(format!("the repository is not sound: {:?}", checked.problems).into());
-            }
+            let checked = check(world, repository, database, deep.then_some(folder.as_path()))?;
             sample.push(checked.elapsed_ms as f64 / 1e3);
             report = Some(checked);
         }
@@ -79,4 +67,28 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     answer.table(table);
     world.discard("verify")?;
     Ok(answer)
+}
+
+/// Verifies, deep when there is a folder for it; what is not sound is an error.
+fn check(
+    world: &World,
+    repository: &Repository,
+    database: DatabaseId,
+    deep_in: Option<&Path>,
+) -> Outcome<VerifyReport> {
+    let report = world.runtime.block_on(async {
+        let history = history_of(repository, database).await?;
+        let packs = Inventory::packs(repository, database).await?;
+        let options = VerifyOptions {
+            deep_in,
+            restore: &Options { reserve_bytes: 0, ..Options::default() },
+            progress: Arc::new(|_| {}),
+            cancel: &Cancel::new(),
+        };
+        Outcome::Ok(verify(repository, &history, &packs, &options).await?)
+    })?;
+    match report.is_sound() {
+        true => Ok(report),
+        false => Err(format!("the repository is not sound: {:?}", report.problems).into()),
+    }
 }
