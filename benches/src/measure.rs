@@ -11,23 +11,41 @@ pub fn thread_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Adds up processor time of this thread over many short pieces of work.
-#[derive(Debug, Default)]
-pub struct Stopwatch(Duration);
+/// A clock that stands still, for work that is not timed: an instruction counter offers no other.
+#[must_use]
+pub fn no_time() -> Duration {
+    Duration::ZERO
+}
+
+/// [`thread_time`] or [`no_time`].
+pub type Clock = fn() -> Duration;
+
+/// Adds up the time of many short pieces of work.
+#[derive(Debug)]
+pub struct Stopwatch {
+    clock: Clock,
+    total: Duration,
+}
 
 impl Stopwatch {
+    /// At zero.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, total: Duration::ZERO }
+    }
+
     /// Does the work and counts it.
     pub fn run<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let began = thread_time();
+        let began = (self.clock)();
         let result = work();
-        self.0 += thread_time().saturating_sub(began);
+        self.total += (self.clock)().saturating_sub(began);
         result
     }
 
     /// What was counted, in seconds.
     #[must_use]
     pub fn seconds(&self) -> f64 {
-        self.0.as_secs_f64()
+        self.total.as_secs_f64()
     }
 }
 

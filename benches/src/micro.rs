@@ -20,6 +20,7 @@ use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::{Transaction, TxFlags};
 
 use crate::Outcome;
+use crate::measure::no_time;
 use crate::random::Random;
 use crate::stream::{Stream, replay};
 use crate::workload::Workload;
@@ -135,7 +136,7 @@ fn name_object(bytes: usize) -> Outcome<Operation> {
 fn encode(workload: Workload) -> Outcome<Operation> {
     let stream = stream(workload)?;
     Ok(of(Size::Bytes(stream.raw_bytes() as u64), move || {
-        black_box(stream.encode(100, Effort::Hot)?);
+        black_box(stream.encode(100, Effort::Hot, no_time)?);
         Ok(())
     }))
 }
@@ -143,10 +144,10 @@ fn encode(workload: Workload) -> Outcome<Operation> {
 /// The same segments replayed on a copy of the image; the copy is part of it.
 fn decode(workload: Workload) -> Outcome<Operation> {
     let stream = stream(workload)?;
-    let encoded = stream.encode(100, Effort::Hot)?;
+    let encoded = stream.encode(100, Effort::Hot, no_time)?;
     Ok(of(Size::Bytes(stream.raw_bytes() as u64), move || {
         let mut image = stream.start.clone();
-        replay(&encoded.objects, &mut image)?;
+        replay(&encoded.objects, &mut image, no_time)?;
         black_box(image);
         Ok(())
     }))
@@ -154,7 +155,7 @@ fn decode(workload: Workload) -> Outcome<Operation> {
 
 /// The tables of a segment of 1000 transactions, as a restore to a moment reads them.
 fn read_tables() -> Outcome<Operation> {
-    let encoded = stream(Workload::PointUpdate)?.encode(1000, Effort::Hot)?;
+    let encoded = stream(Workload::PointUpdate)?.encode(1000, Effort::Hot, no_time)?;
     let object = encoded.objects.first().cloned().ok_or("nothing was encoded")?;
     Ok(of(Size::Items(1000), move || {
         black_box(Prologue::parse(black_box(&object))?);

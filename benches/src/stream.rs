@@ -14,7 +14,7 @@ use everwhen_engine::transaction::{Transaction, TxFlags};
 
 use crate::Outcome;
 use crate::database::prepared;
-use crate::measure::Stopwatch;
+use crate::measure::{Clock, Stopwatch};
 use crate::workload::{Steps, Workload};
 
 /// The log of a workload and the image it starts from.
@@ -78,14 +78,14 @@ impl Stream {
         self.wal.get(offset..offset + self.start.page_size().bytes()).unwrap_or_default()
     }
 
-    /// Encodes it all, in segments of so many transactions.
+    /// Encodes it all, in segments of so many transactions, timed by a clock.
     ///
     /// # Errors
     /// The encoder's.
-    pub fn encode(&self, per_segment: usize, effort: Effort) -> Outcome<Encoded> {
+    pub fn encode(&self, per_segment: usize, effort: Effort, clock: Clock) -> Outcome<Encoded> {
         let mut image = self.start.clone();
         let mut result = Encoded::default();
-        let (mut encoding, mut hashing) = (Stopwatch::default(), Stopwatch::default());
+        let (mut encoding, mut hashing) = (Stopwatch::new(clock), Stopwatch::new(clock));
         let (mut tx, mut chain) = (TxId::FIRST, Digest::from_bytes([0; 32]));
         let mut state = StateChecksum::EMPTY;
         for run in self.commits.chunks(per_segment.max(1)) {
@@ -147,13 +147,13 @@ impl Stream {
     }
 }
 
-/// Replays segments on an image; the processor seconds it took.
+/// Replays segments on an image; the seconds it took, by a clock.
 ///
 /// # Errors
 /// The decoder's.
-pub fn replay(objects: &[Bytes], image: &mut MemoryImage) -> Result<f64, SegmentError> {
-    let mut clock = Stopwatch::default();
-    clock.run(|| {
+pub fn replay(objects: &[Bytes], image: &mut MemoryImage, clock: Clock) -> Result<f64, SegmentError> {
+    let mut stopwatch = Stopwatch::new(clock);
+    stopwatch.run(|| {
         let (mut replayer, mut at) = (Replayer::new(), TxId::FIRST);
         for object in objects {
             for part in parts(object) {
@@ -163,7 +163,7 @@ pub fn replay(objects: &[Bytes], image: &mut MemoryImage) -> Result<f64, Segment
         }
         Ok(())
     })?;
-    Ok(clock.seconds())
+    Ok(stopwatch.seconds())
 }
 
 fn transaction(tx: TxId, pages: usize, image_pages: u32, state: StateChecksum) -> Transaction {

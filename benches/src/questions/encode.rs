@@ -4,7 +4,7 @@ use everwhen_engine::segment::Effort;
 use serde_json::json;
 
 use crate::Outcome;
-use crate::measure::Sample;
+use crate::measure::{Sample, thread_time};
 use crate::prototype::prototype;
 use crate::report::{Answer, Table};
 use crate::stream::{Stream, replay};
@@ -69,7 +69,7 @@ fn size(stream: &Stream, workload: Workload, answer: &mut Answer) -> Outcome<Vec
         .into_iter()
         .chain([(1000, Effort::Thorough)])
     {
-        let encoded = stream.encode(per_segment, effort)?;
+        let encoded = stream.encode(per_segment, effort, thread_time)?;
         let stored: usize = encoded.objects.iter().map(bytes::Bytes::len).sum();
         let percent = stored as f64 * 100.0 / raw;
         row.push(format!("{percent:.2} %, {:.0} B", stored as f64 / transactions as f64));
@@ -93,9 +93,9 @@ fn speed(world: &World, stream: &Stream, workload: Workload, answer: &mut Answer
     let raw = stream.raw_bytes() as f64 / 1e6;
     let (mut encode, mut hashed, mut back) = (Sample::default(), Sample::default(), Sample::default());
     for _ in 0..world.scale.pick(1, 3, 5) {
-        let encoded = stream.encode(100, Effort::Hot)?;
+        let encoded = stream.encode(100, Effort::Hot, thread_time)?;
         let mut image = stream.start.clone();
-        let replay_s = replay(&encoded.objects, &mut image)?;
+        let replay_s = replay(&encoded.objects, &mut image, thread_time)?;
         if encoded.end.as_ref() != Some(&image) {
             return Err(format!("{}: the replayed image is not the true one", workload.name()).into());
         }

@@ -57,7 +57,9 @@ fn count(world: &World, name: &str) -> Outcome<u64> {
         .output()?;
     let total = total_of(&out).filter(|_| output.status.success());
     let _ = std::fs::remove_file(&out);
-    total.ok_or_else(|| format!("{name}: {}", String::from_utf8_lossy(&output.stderr)).into())
+    // Valgrind names itself in five lines before it says what happened.
+    let said = || String::from_utf8_lossy(&output.stderr).lines().skip(5).collect::<Vec<_>>().join("\n");
+    total.ok_or_else(|| format!("{name} could not be counted:\n{}", said()).into())
 }
 
 /// The line `totals: N` of callgrind's file.
