@@ -2,17 +2,29 @@
 
 use std::time::Duration;
 
+use rusqlite::Connection;
 use serde_json::json;
 
 use crate::Outcome;
 use crate::daemon::{Daemon, System};
 use crate::database::{connect, rows_of, write};
+use crate::measure::Sample;
 use crate::report::{Answer, Table};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
 
-/// After the first copy, before anything is measured: litestream compacts that copy half a minute later.
-const REST: Duration = Duration::from_secs(60);
+/// Nothing is stored for so long before anything is measured: litestream compacts its first copy within half a minute.
+const REST: Duration = Duration::from_secs(35);
+
+/// Writers by their pace (`None`: back to back); the first does nothing.
+const PHASES: [(&str, Option<f64>); 3] = [("idle", Some(0.0)), ("200/s", Some(200.0)), ("saturated", None)];
+
+/// What a daemon took in one phase.
+struct Taken {
+    cpu_s: f64,
+    seconds: f64,
+    transactions: u64,
+}
 
 /// Watches each daemon idle, at 200 transactions a second, and with a writer that does not wait.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
@@ -24,44 +36,70 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let head = ["daemon", "writer", "resident", "resident, highest since the start", "processor"];
     let mut table = Table::new(&title, &head);
     for system in System::daemons(world) {
-        let folder = world.fresh("memory")?;
-        let path = folder.join("app.db");
+        let path = world.fresh("memory")?.join("app.db");
         world.accounts(world.large_mib(), &path)?;
         let mut connection = connect(&path)?;
         let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 4);
         let daemon = Daemon::start_and_settle(world, system, &path)?;
-        std::thread::sleep(REST.mul_f64(world.scale.pick(0.0, 0.5, 1.0)));
-        let seconds = world.scale.pick(0.5, 4.0, 35.0);
-        for (name, pace) in [("idle", Some(0.0)), ("200/s", Some(200.0)), ("saturated", None)] {
-            let before = daemon.look()?;
-            let mut per_tx = f64::NAN;
-            if pace == Some(0.0) {
-                std::thread::sleep(Duration::from_secs_f64(seconds));
-            } else {
-                let end = |_, elapsed: Duration| elapsed.as_secs_f64() >= seconds;
-                per_tx = write(&mut connection, &mut writer, pace, end)?.transactions as f64;
-            }
-            let after = daemon.look()?;
-            let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
-            let cpu = after.seconds - before.seconds;
-            let each =
-                if per_tx.is_nan() { String::new() } else { format!(", {:.0} us/tx", cpu * 1e6 / per_tx) };
+        daemon.wait_until_quiet(world.scale.pick(Duration::ZERO, REST, REST))?;
+        for (name, pace) in PHASES {
+            let taken = phase(world, &daemon, &mut connection, &mut writer, pace)?;
+            let process = daemon.look()?;
+            let mib = |bytes: u64| format!("{:.0}", bytes as f64 / 1_048_576.0);
             table.row([
                 system.name().to_owned(),
                 name.to_owned(),
-                format!("{} ({})", mib(after.resident), mib(after.anonymous)),
-                mib(after.resident_max),
-                format!("{:.2} % of a core{each}", cpu * 100.0 / seconds),
+                format!("{} ({})", mib(process.resident), mib(process.anonymous)),
+                mib(process.resident_max),
+                taken.text(),
             ]);
             answer.raw(json!({
-                "daemon": system.name(), "writer": name, "seconds": seconds, "resident": after.resident,
-                "anonymous": after.anonymous, "resident_max": after.resident_max, "cpu_s": cpu, "transactions": per_tx,
+                "daemon": system.name(), "writer": name, "seconds": taken.seconds, "resident": process.resident,
+                "anonymous": process.anonymous, "resident_max": process.resident_max, "cpu_s": taken.cpu_s,
+                "transactions": taken.transactions,
             }));
         }
         daemon.stop()?;
     }
     answer.table(table);
-    answer.note("Idle begins a minute after the first copy, so that litestream's compaction of it is over; its compaction every 30 s is a part of the rows with a writer.");
+    answer.note("Idle begins when nothing was stored for 35 s, so that litestream's first compaction is over, and is the middle one of three times, so that a later one does not count; its compaction every 30 s is a part of the rows with a writer.");
     world.discard("memory")?;
     Ok(answer)
+}
+
+fn phase(
+    world: &World,
+    daemon: &Daemon,
+    connection: &mut Connection,
+    writer: &mut Writer,
+    pace: Option<f64>,
+) -> Outcome<Taken> {
+    let seconds = world.scale.pick(0.6, 6.0, 36.0);
+    if pace == Some(0.0) {
+        return idle(daemon, seconds);
+    }
+    let before = daemon.look()?.seconds;
+    let written = write(connection, writer, pace, |_, elapsed| elapsed.as_secs_f64() >= seconds)?;
+    let cpu_s = daemon.look()?.seconds - before;
+    Ok(Taken { cpu_s, seconds: written.seconds, transactions: written.transactions })
+}
+
+fn idle(daemon: &Daemon, seconds: f64) -> Outcome<Taken> {
+    let mut thirds = Sample::default();
+    for _ in 0..3 {
+        let before = daemon.look()?.seconds;
+        std::thread::sleep(Duration::from_secs_f64(seconds / 3.0));
+        thirds.push(daemon.look()?.seconds - before);
+    }
+    Ok(Taken { cpu_s: thirds.median(), seconds: seconds / 3.0, transactions: 0 })
+}
+
+impl Taken {
+    fn text(&self) -> String {
+        let share = format!("{:.2} % of a core", self.cpu_s * 100.0 / self.seconds);
+        match self.transactions {
+            0 => share,
+            transactions => format!("{share}, {:.0} us/tx", self.cpu_s * 1e6 / transactions as f64),
+        }
+    }
 }

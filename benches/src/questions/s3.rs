@@ -80,8 +80,8 @@ fn count(world: &World, system: System, path: &Path) -> Outcome<Vec<Counted>> {
     let environment = server.environment();
     let daemon = Daemon::start_at(world, system, path, &url(system, &server), &environment)?;
     wait_for_first_copy(&daemon, &server)?;
-    std::thread::sleep(Duration::from_secs_f64(world.scale.pick(0.5, 5.0, 45.0)));
-    let length = Duration::from_secs_f64(world.scale.pick(1.0, 15.0, 120.0));
+    std::thread::sleep(Duration::from_secs_f64(world.scale.pick(0.5, 40.0, 60.0)));
+    let length = Duration::from_secs_f64(world.scale.pick(1.0, 15.0, 65.0));
     let mut all = Vec::new();
     for (phase, pace) in PHASES {
         let (before, began) = (server.requests(), Instant::now());
