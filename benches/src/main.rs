@@ -26,7 +26,7 @@ struct Cli {
     /// How long the soak takes
     #[arg(long, value_name = "N", default_value_t = 60.0)]
     minutes: f64,
-    /// Also databases of 4 and 10 GiB: takes 40 GiB of disk, and many minutes
+    /// Also databases of 4 and 10 GiB: takes 30 GiB of disk, and many minutes
     #[arg(long)]
     large: bool,
     /// The everwhen binary [default: built by the cargo that runs this, else the one beside this program]

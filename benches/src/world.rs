@@ -118,6 +118,23 @@ impl World {
         Ok(())
     }
 
+    /// Makes sure that so many MiB are free where we work.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn needs_mib(&self, mib: u64) -> Outcome<()> {
+        let disk = rustix::fs::statvfs(&self.folder)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+        if free < mib {
+            let folder = self.folder.display();
+            return Err(format!(
+                "{free} MiB are free in {folder}, and {mib} are needed: choose another by --work"
+            )
+            .into());
+        }
+        Ok(())
+    }
+
     /// How large the large database is, in MiB: 1024 in a full run.
     #[must_use]
     pub fn large_mib(&self) -> u64 {

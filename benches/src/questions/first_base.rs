@@ -47,6 +47,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
 }
 
 fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outcome<()> {
+    // The source and a copy of it, or the peer's three of half its size.
+    world.needs_mib(mib * 3)?;
     let folder = world.fresh("first_base")?;
     let source = folder.join("app.db");
     make_accounts(&source, mib)?;
