@@ -140,8 +140,12 @@ impl Answer {
 /// # Errors
 /// When the file cannot be read, or has no such markers.
 pub fn has_place_in_readme(readme: &Path, name: &str) -> Outcome<()> {
-    let text = std::fs::read_to_string(readme)?;
+    let text = read(readme)?;
     replace_between(&text, name, "").map(drop).ok_or_else(|| no_markers(readme, name).into())
+}
+
+fn read(readme: &Path) -> Outcome<String> {
+    std::fs::read_to_string(readme).map_err(|error| format!("{}: {error}", readme.display()).into())
 }
 
 fn no_markers(readme: &Path, name: &str) -> String {
@@ -153,7 +157,7 @@ fn no_markers(readme: &Path, name: &str) -> String {
 /// # Errors
 /// When the file cannot be read or written, or has no such markers.
 pub fn put_into_readme(readme: &Path, name: &str, text: &str) -> Outcome<()> {
-    let before = std::fs::read_to_string(readme)?;
+    let before = read(readme)?;
     let after = replace_between(&before, name, text).ok_or_else(|| no_markers(readme, name))?;
     Ok(std::fs::write(readme, after)?)
 }
