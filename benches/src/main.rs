@@ -94,6 +94,7 @@ fn run(cli: &Cli) -> Outcome<()> {
         let began = Instant::now();
         let mut answer = (question.ask)(&world).map_err(|error| format!("{}: {error}", question.name))?;
         answer.stamp(scale.name(), began.elapsed(), load);
+        world.keep(question.name, answer.measured().clone());
         println!("{}", answer.markdown(&world.results.display().to_string()));
         if let Some(folder) = &cli.json {
             answer.save(folder, &machine)?;

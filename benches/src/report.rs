@@ -89,6 +89,12 @@ impl Answer {
         }
     }
 
+    /// What was measured.
+    #[must_use]
+    pub fn measured(&self) -> &Value {
+        &self.raw
+    }
+
     /// Says when, how thoroughly, and beside what load of others it was measured.
     pub fn stamp(&mut self, scale: &str, took: Duration, load: f64) {
         let now = everwhen_engine::time::Timestamp::now().to_string();

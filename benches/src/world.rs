@@ -6,6 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::Outcome;
@@ -66,6 +67,7 @@ pub struct World {
     /// For what is asked in this process.
     pub runtime: Runtime,
     made: Mutex<BTreeMap<u64, PathBuf>>,
+    measured: Mutex<BTreeMap<&'static str, Value>>,
     _lock: File,
 }
 
@@ -90,7 +92,7 @@ impl World {
             format!("another run works in {folder}: give this one a folder of its own by --work")
         })?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        Ok(Self { setting, runtime, made: Mutex::default(), _lock: lock })
+        Ok(Self { setting, runtime, made: Mutex::default(), measured: Mutex::default(), _lock: lock })
     }
 
     /// An empty folder of that name.
@@ -116,6 +118,27 @@ impl World {
             std::fs::remove_dir_all(folder)?;
         }
         Ok(())
+    }
+
+    /// Keeps what a question measured, for those that reckon with it.
+    pub fn keep(&self, question: &'static str, measured: Value) {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(question, measured);
+    }
+
+    /// What a question measured, in this run or, as it was kept in a file, in an earlier one.
+    ///
+    /// # Errors
+    /// When it was asked in neither.
+    pub fn measured(&self, question: &str) -> Outcome<Value> {
+        let kept = self.measured.lock().unwrap_or_else(PoisonError::into_inner).get(question).cloned();
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let path = self.results.join(format!("{question}.json"));
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| format!("{}: {error}; ask '{question}' as well", path.display()))?;
+        let mut value: Value = serde_json::from_str(&text)?;
+        Ok(value["measured"].take())
     }
 
     /// Makes sure that so many MiB are free where we work.

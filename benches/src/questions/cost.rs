@@ -11,7 +11,7 @@ const DAYS: f64 = 30.0;
 const PACES: [f64; 3] = [0.1, 10.0, 100.0];
 const FLUSHES_S: [f64; 3] = [1.0, 10.0, 60.0];
 
-/// Reads the answers to `stored` and `s3`, of this run or kept from an earlier one.
+/// Reckons with the answers to `stored` and `s3`, of this run or kept from an earlier one.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("cost", "What an object store charges");
     by_workload(world, &mut answer)?;
@@ -27,7 +27,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
 fn by_workload(world: &World, answer: &mut Answer) -> Outcome<()> {
     let head = ["workload", "bytes/tx", "transactions/s", "flush every 1 s", "10 s", "60 s", "of it storage"];
     let mut table = Table::new("Dollars for one database and month, by pace and flush interval", &head);
-    let measured = kept(world, "stored")?;
+    let measured = rows(world, "stored")?;
     for of in measured.iter().filter(|of| of["daemon"] == "everwhen") {
         let (bytes_per_tx, base_bytes) = (number(of, "bytes_per_tx")?, number(of, "first_copy_bytes")?);
         let fastest = number(of, "per_second")?;
@@ -73,7 +73,7 @@ fn beside_the_peer(world: &World, answer: &mut Answer) -> Outcome<()> {
         "Dollars for the requests of a month, as counted at an S3 server (flush and sync every second)",
         &["writer", "daemon", "one database", "1,000 databases"],
     );
-    for of in kept(world, "s3")? {
+    for of in rows(world, "s3")? {
         let per_hour = |names: &[&str]| -> Outcome<f64> {
             let counts = names.iter().map(|name| number(&of, name)).collect::<Outcome<Vec<f64>>>()?;
             Ok(counts.iter().sum::<f64>() * 3600.0 / number(&of, "seconds")?)
@@ -98,15 +98,12 @@ fn beside_the_peer(world: &World, answer: &mut Answer) -> Outcome<()> {
     Ok(())
 }
 
-/// What an earlier question kept.
-fn kept(world: &World, question: &str) -> Outcome<Vec<Value>> {
-    let path = world.results.join(format!("{question}.json"));
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| format!("{}: {error}; ask '{question}' first, with --json", path.display()))?;
-    let value: Value = serde_json::from_str(&text)?;
-    Ok(value["measured"].as_array().cloned().unwrap_or_default())
+fn rows(world: &World, question: &str) -> Outcome<Vec<Value>> {
+    Ok(world.measured(question)?.as_array().cloned().unwrap_or_default())
 }
 
 fn number(of: &Value, name: &str) -> Outcome<f64> {
-    of[name].as_f64().ok_or_else(|| format!("an earlier answer has no '{name}'").into())
+    of[name].as_f64().ok_or_else(|| {
+        format!("the answer it reckons with has no '{name}': ask 'stored' and 's3' again").into()
+    })
 }
