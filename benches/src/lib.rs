@@ -3,6 +3,10 @@
 //! A question ([`questions`]) takes a [`world::World`] (where to work, how much, which programs) and gives a
 //! [`report::Answer`]. Nothing here asserts a time; results are checked for being right all the same.
 
+/// The clouds of the tests. Their crate is no dependency: it would switch failure points on in what is measured.
+#[allow(clippy::unwrap_used, reason = "a server of tests")]
+#[path = "../../tests/src/cloud/mod.rs"]
+pub mod cloud;
 pub mod daemon;
 pub mod database;
 pub mod lag;
@@ -16,10 +20,6 @@ pub mod prototype;
 pub mod questions;
 pub mod random;
 pub mod report;
-/// The S3 server of the tests, and other clouds. Their crate is no dependency: it would switch failure points on in what is measured.
-#[allow(clippy::unwrap_used, reason = "a server of tests")]
-#[path = "../../tests/src/cloud/mod.rs"]
-pub mod cloud;
 pub mod stream;
 pub mod workload;
 pub mod world;

@@ -140,8 +140,14 @@ impl Counted {
             reads_h: per_hour(requests.gets + requests.heads),
             kept: 0.0,
         };
-        let counts =
-            [requests.puts, requests.gets, requests.heads, requests.lists, requests.uploads, requests.deletes];
+        let counts = [
+            requests.puts,
+            requests.gets,
+            requests.heads,
+            requests.lists,
+            requests.uploads,
+            requests.deletes,
+        ];
         let mut row = vec![self.phase.to_owned(), self.system.name().to_owned()];
         row.extend(counts.map(|count| format!("{:.0}", per_hour(count))));
         row.extend([requests.bytes_in, requests.bytes_out].map(|count| bytes(per_hour(count) as u64)));
