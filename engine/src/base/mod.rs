@@ -24,7 +24,7 @@ use crate::page::PageSize;
 /// Bytes of a whole chunk before compression.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes at which a pack is full; it may pass this by one chunk.
-pub const PACK_BYTES: usize = 16 * 1024 * 1024;
+pub const PACK_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a manifest's lists before compression, at most: some 4 million chunks, an image of 1 TiB.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024 * 1024;
 

@@ -173,6 +173,13 @@ pub struct BaseBuilder {
     pages: u32,
 }
 
+/// With room for all it will hold: one that doubles as it grows would end with twice its size in memory.
+fn empty_pack() -> Vec<u8> {
+    let mut pack = Vec::with_capacity(PACK_BYTES + CHUNK_BYTES);
+    pack.extend_from_slice(&MAGIC);
+    pack
+}
+
 /// Stands for the open pack until it has its place in the manifest.
 const OPEN_PACK: u32 = u32::MAX;
 
@@ -202,7 +209,7 @@ impl BaseBuilder {
             stored: Arc::default(),
             taken: HashMap::new(),
             reused: HashMap::new(),
-            pack: MAGIC.to_vec(),
+            pack: empty_pack(),
             open: Vec::new(),
             pages: 0,
         }
@@ -308,7 +315,7 @@ impl BaseBuilder {
         if self.open.is_empty() {
             return None;
         }
-        let bytes = std::mem::replace(&mut self.pack, MAGIC.to_vec());
+        let bytes = std::mem::replace(&mut self.pack, empty_pack());
         let digest = self.hasher.digest(&bytes);
         let index = self.manifest.packs.len() as u32;
         self.manifest.packs.push(PackRef { digest, len: bytes.len() as u64 });
