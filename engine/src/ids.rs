@@ -3,7 +3,7 @@
 //! One text form each, used alike in logs, object keys, the command line and the API. Numbers in names are
 //! fixed-width hex, so that the order of texts is the order of history.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 
@@ -241,7 +241,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(&self.0, f)
     }
 }
 
@@ -274,7 +274,7 @@ macro_rules! random_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write_hex(&self.0, f)
             }
         }
 
@@ -323,20 +323,42 @@ macro_rules! text_is_debug_and_serde {
 text_is_debug_and_serde!(TxId, TimelineId, Position, Digest, DatabaseId, RepositoryId, HostId);
 
 /// Exactly `digits` lower-case hex digits as a number: one text for one number, or equal things would differ by name.
+///
+/// 16 at most. By hand, since listings bring keys by the hundred thousand.
 pub(crate) fn parse_hex_u64(text: &str, digits: usize) -> Option<u64> {
-    let well_formed = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if well_formed { u64::from_str_radix(text, 16).ok() } else { None }
+    if text.len() != digits || digits > 16 || digits == 0 {
+        return None;
+    }
+    text.bytes().try_fold(0, |value, digit| Some(value << 4 | u64::from(hex_digit(digit)?)))
 }
 
 fn parse_hex_bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    if text.len() != N * 2 || !text.is_ascii() {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
         return None;
     }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::try_from(parse_hex_u64(std::str::from_utf8(pair).ok()?, 2)?).ok()?;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = hex_digit(*high)? << 4 | hex_digit(*low)?;
     }
     Some(bytes)
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS.get(usize::from(value & 15)).copied().unwrap_or_default());
+    bytes.iter().try_for_each(|byte| {
+        f.write_char(digit(byte >> 4))?;
+        f.write_char(digit(*byte))
+    })
 }
 
 #[cfg(test)]

@@ -80,12 +80,14 @@ impl Line {
     pub(crate) fn build(history: &History, id: TimelineId) -> Self {
         let fork = history.timeline(id).and_then(|timeline| timeline.parent);
         let own_fork = fork.and_then(|fork| history.canonical(fork));
+        let begins = history.segments.partition_point(|entry| entry.key.timeline < id);
+        let own = history.segments.iter().skip(begins).take_while(|entry| entry.key.timeline == id);
         let mut line = Self {
             id,
             fork,
             begins_with: own_fork.and_then(|fork| point_at(history, fork)),
             fork_rebuilds: own_fork.is_some_and(|fork| can_rebuild(history, fork)),
-            pieces: tile(history.segments.iter().filter(|entry| entry.key.timeline == id)),
+            pieces: tile(own),
             covered_through: None,
             missing_tail: None,
         };
