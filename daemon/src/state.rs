@@ -4,6 +4,7 @@
 //! host               this installation's id, drawn once
 //! daemon.lock        held by the running daemon; holds its process id
 //! api.sock           its API
+//! stores             the stores that databases were protected into
 //! databases.toml     databases added by `everwhen databases add`, in the form of the configuration
 //! <database id>/     the engine's: journal, page hashes, spool, catalog
 //! ```
@@ -111,10 +112,23 @@ impl StateFolder {
         }
     }
 
-    /// Whether databases were protected from here before.
-    pub(crate) fn was_used(&self) -> bool {
-        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path().join("journal")).any(|journal| journal.exists())
+    fn stores_path(&self) -> PathBuf {
+        self.path.join("stores")
+    }
+
+    /// Whether databases were protected into this store from here before.
+    pub(crate) fn has_used(&self, store: &str) -> bool {
+        let known = std::fs::read_to_string(self.stores_path()).unwrap_or_default();
+        known.lines().any(|line| line == store)
+    }
+
+    /// Remembers a store that databases are protected into.
+    pub(crate) fn remember(&self, store: &str) -> Result<(), Failure> {
+        if self.has_used(store) {
+            return Ok(());
+        }
+        let known = std::fs::read_to_string(self.stores_path()).unwrap_or_default();
+        write_whole(&self.stores_path(), &format!("{known}{store}\n"))
     }
 
     fn added_path(&self) -> PathBuf {

@@ -179,6 +179,15 @@ fn commits_made_while_the_daemon_stood_still_have_no_certain_time() {
     insert();
     rig.run_until(|rig| rig.model.commits.len() == 4);
     assert_eq!(rig.model.unwatched, 2, "the time of a single commit is that of the log's last change");
+    insert();
+    insert();
+    std::thread::sleep(Duration::from_millis(1_200));
+    rig.model.refuse = true;
+    assert!(rig.source.poll(&mut rig.model).is_err());
+    assert_eq!(rig.model.unwatched_since, None, "what comes after an error has times of its own");
+    rig.model.refuse = false;
+    rig.run_until(|rig| rig.model.commits.len() == 6);
+    assert_eq!(rig.model.unwatched, 4);
 }
 
 #[test]

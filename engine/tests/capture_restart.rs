@@ -324,3 +324,47 @@ fn a_user_who_may_only_read_captures_while_the_application_checkpoints() {
     // It checkpoints nothing; the application's own checkpoints get through all the same.
     assert!(reported(child, "frames") < 1_200);
 }
+
+#[test]
+fn one_reset_of_a_log_that_was_captured_whole_is_gone_over_without_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    let mut rig = Rig::attach(&path);
+    insert(&app, 10);
+    rig.poll();
+    let resume = rig.model.commits.last().unwrap().resume.clone();
+    rig.source.release();
+    // All is in the file: the first pin is on slot 0, and the next commit resets the log.
+    app.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())).unwrap();
+    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
+    for _ in 0..20 {
+        insert(&app, 1);
+        app.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())).unwrap();
+        source.hold().unwrap();
+    }
+    assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
+    rig.source = source;
+    rig.settle_and_compare();
+    assert_eq!(rig.model.commits.len(), 30);
+    assert_eq!(rig.model.unwatched, 20);
+}
+
+#[test]
+fn an_empty_log_vouches_for_nothing_also_when_it_was_empty_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    insert(&app, 3);
+    // The last connection takes the log with it.
+    drop(app);
+    let mut rig = Rig::attach(&path);
+    rig.poll();
+    let resume = rig.source.resume();
+    rig.source.release();
+    drop(rig);
+    let app = Connection::open(&path).unwrap();
+    insert(&app, 100);
+    drop(app);
+    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
+    insert(&Connection::open(&path).unwrap(), 1);
+    assert!(matches!(source.attach(Some(&resume)).unwrap(), Attach::Unknown { .. }));
+}

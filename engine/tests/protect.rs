@@ -326,6 +326,39 @@ async fn a_full_spool_ends_in_a_recorded_gap_and_never_in_a_full_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_spool_a_question_lets_go_of_nothing_and_a_stop_ends() {
+    let bench = Bench::new("full-asked").await;
+    let app = bench.connect();
+    table(&app);
+    let mut options = bench.options("state");
+    (options.memory_queue_bytes, options.spool_bytes) = (50_000, 200_000);
+    options.stop_patience = Duration::from_millis(100);
+    let protection = Protection::start(bench.repository.clone(), options.clone()).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    // Until it is full for the log to be let go of, and then some more.
+    for id in 0..400 {
+        app.execute("INSERT INTO t VALUES (?1, randomblob(2000))", [id]).unwrap();
+        if id % 20 == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let _ = tokio::time::timeout(Duration::from_millis(50), protection.flush()).await;
+            app.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        }
+    }
+    let stopped = tokio::time::timeout(PATIENCE, protection.stop()).await;
+    let status = stopped.expect("a stop with a full spool never ends").unwrap();
+    assert!(status.spool_bytes + status.queue_bytes > 200_000, "the spool was not full: {status:?}");
+    bench.faulty.clear();
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(durable.tx.get(), 401);
+    let gaps = bench.history().await.gaps();
+    assert!(gaps.iter().all(|gap| gap.reason == GapReason::UncertainTimes), "{gaps:?}");
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_one_database_make_two_timelines_and_both_tell() {
     let bench = Bench::new("two").await;
     let app = bench.connect();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(crate) struct Daemon {
     asked: Vec<DatabaseEntry>,
     /// Databases whose logs were held while a store was away.
     held: std::sync::Mutex<HashMap<PathBuf, SqliteSource>>,
+    /// Whether the start is over.
+    is_up: AtomicBool,
 }
 
 /// Tells of each new home, so that its socket is opened.
@@ -71,6 +74,7 @@ impl Daemon {
             new_homes,
             asked: asked.clone(),
             held: std::sync::Mutex::default(),
+            is_up: AtomicBool::new(false),
         });
         daemon.open_shared_home().await?;
         let mut failures = Vec::new();
@@ -84,6 +88,7 @@ impl Daemon {
             }
         }
         daemon.held().clear();
+        daemon.is_up.store(true, Ordering::Relaxed);
         let waiting = daemon.guards().iter().filter(|guard| guard.is_waiting()).count();
         let mut failures = failures.into_iter();
         match failures.next() {
@@ -141,9 +146,7 @@ impl Daemon {
             return Ok(Arc::clone(home));
         }
         let opened = match Home::open(place.clone(), &self.told.config).await {
-            Err(failure) if failure.kind == ErrorKind::StoreUnreachable && place.state.was_used() => {
-                self.wait_for(&place, failure).await?
-            }
+            Err(failure) if self.may_wait_for(&place, &failure) => self.wait_for(&place, failure).await?,
             opened => opened?,
         };
         let home = Arc::new(opened);
@@ -152,13 +155,23 @@ impl Daemon {
         Ok(home)
     }
 
-    /// The store is away, and databases were protected into it before: nothing of theirs must be lost meanwhile, so
-    /// their logs are held until it is back.
+    /// At the start a store that is away is waited for, if databases were protected into it before. Later somebody asks,
+    /// and is told.
+    fn may_wait_for(&self, place: &Place, failure: &Failure) -> bool {
+        let used = || reader::url_of_store(&place.store).is_ok_and(|url| place.state.has_used(&url));
+        failure.kind == ErrorKind::StoreUnreachable && !self.is_up.load(Ordering::Relaxed) && used()
+    }
+
+    /// The store is away, and nothing of its databases must be lost meanwhile: their logs are held until it is back.
     async fn wait_for(&self, place: &Place, mut failure: Failure) -> Result<Home, Failure> {
-        let asked = self.asked.iter().map(|entry| (spelt(&entry.path).into(), entry.sqlite()));
+        let captured = |entry: &&DatabaseEntry| {
+            self.told.config.classes.get(&entry.class).is_none_or(|class| class.captured)
+        };
+        let here = |entry: &&DatabaseEntry| self.told.place_to_protect(&entry.path) == *place;
         let added = place.state.added()?;
-        let added = added.iter().map(|entry| (spelt(&entry.path).into(), entry.sqlite()));
-        let hold = Hold::begin(asked.chain(added).collect(), LOG_BYTES_HELD)
+        let databases = self.asked.iter().chain(&added).filter(captured).filter(here);
+        let databases = databases.map(|entry| (spelt(&entry.path).into(), entry.sqlite())).collect();
+        let hold = Hold::begin(databases, LOG_BYTES_HELD)
             .map_err(|error| Failure::io("cannot hold the logs", &error))?;
         loop {
             let advice = failure.advice.as_deref().map(|advice| format!("; {advice}")).unwrap_or_default();

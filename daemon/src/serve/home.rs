@@ -33,6 +33,7 @@ impl Home {
         let host = place.state.host()?;
         let repository = reader::open_or_create(&place.store, config, &place.state).await?;
         let records = Records::new(repository, &place.state)?;
+        place.state.remember(records.url())?;
         Ok(Self { place, records, host, host_name: host_name(), _lock: lock })
     }
 

@@ -58,7 +58,7 @@ impl Beginning {
     }
 }
 
-/// Finds where to begin. Blocking: called on the capture thread.
+/// Finds where to begin. Reads local files without further ado: for the capture thread.
 pub(crate) async fn begin(
     repository: &Repository,
     options: &ProtectOptions,

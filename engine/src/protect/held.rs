@@ -14,14 +14,17 @@ use crate::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
 /// Between two looks at a log that is held.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(20);
 
+/// At so many looks in a row a checkpoint is no passing one.
+const WAITED_FOR_MAX: u32 = 5;
+
 /// One source whose log is held, if it can be.
 pub(super) struct Held {
     path: PathBuf,
     options: SqliteOptions,
     bytes_max: u64,
     source: Option<SqliteSource>,
-    /// A checkpoint was waiting for us at the look before.
-    waited_for: bool,
+    /// Looks in a row at which a checkpoint seemed to wait for us.
+    waited_for: u32,
     /// It is not held again until protection begins.
     let_go: bool,
 }
@@ -33,7 +36,7 @@ impl Held {
         bytes_max: u64,
         source: Option<SqliteSource>,
     ) -> Self {
-        Self { path, options, bytes_max, source, waited_for: false, let_go: false }
+        Self { path, options, bytes_max, source, waited_for: 0, let_go: false }
     }
 
     /// Opens the source, unless it is open or was let go of.
@@ -53,20 +56,19 @@ impl Held {
         self.source.as_ref().map_or(&self.path, SqliteSource::path)
     }
 
-    /// Lets go of a log that has grown too long, or that the application waits for: seen at two looks.
+    /// Keeps the log, or lets go of one that has grown too long or that the application waits for.
     pub(super) fn check(&mut self) {
-        let Some(source) = &self.source else { return };
-        let Ok(bytes) = source.log_bytes() else {
+        let Some(source) = &mut self.source else { return };
+        let Ok(bytes) = source.hold().and_then(|()| source.log_bytes()) else {
             // Whoever begins with this source will find out why.
             return;
         };
-        let waited_for = source.checkpoint_waits();
+        self.waited_for = if source.checkpoint_waits() { self.waited_for + 1 } else { 0 };
         let reason = if bytes > self.bytes_max {
             "the log grew too long"
-        } else if waited_for && self.waited_for {
+        } else if self.waited_for >= WAITED_FOR_MAX {
             "the application waits to empty the log"
         } else {
-            self.waited_for = waited_for;
             return;
         };
         let path = self.path.display();

@@ -22,6 +22,7 @@ pub(crate) mod laws;
 mod outbox;
 mod packing;
 mod recorder;
+mod run;
 mod ship;
 mod spool;
 mod status;
@@ -150,7 +151,6 @@ impl Protection {
             board: board.clone(),
             runtime: tokio::runtime::Handle::current(),
             commands,
-            sender: sender.clone(),
             waker: waker.clone(),
             manifest: None,
         };

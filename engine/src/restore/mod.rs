@@ -205,7 +205,8 @@ pub async fn apply<O: Objects>(
     tracker.enter(Phase::Preflight);
     check_target(to, options, plan.space_needed_bytes)?;
     let draft = Draft::create(to)?;
-    rebuild(objects, plan, draft.file(), draft.path(), &tracker, cancel).await?;
+    let rebuilding = rebuild(objects, plan, draft.file(), draft.path(), &tracker, cancel);
+    while_syncing(rebuilding, draft.path()).await?;
     tracker.enter(Phase::Prove);
     let synced = sync(draft.file(), draft.path());
     let proven = prove(plan, draft.file(), draft.path(), options, &tracker, cancel, |_| {});
@@ -269,8 +270,7 @@ async fn rebuild<O: Objects>(
     let page_bytes = u64::from(manifest.page_size.get());
     let file_pages = manifest.page_count.max(plan.image_pages);
     file.set_len(u64::from(file_pages) * page_bytes).map_err(|error| io_error("extend", path, error))?;
-    let base = base::write_base(objects, Arc::clone(&manifest), file, path, tracker, cancel);
-    while_syncing(base, file).await?;
+    base::write_base(objects, Arc::clone(&manifest), file, path, tracker, cancel).await?;
     cancel.check()?;
     let (size, pages) = (manifest.page_size, manifest.page_count);
     let image =
@@ -312,14 +312,17 @@ async fn prove(
 }
 
 /// Does `work`, and meanwhile lets the disk write what is there already: the sync at the end has little left to wait for.
-async fn while_syncing<T>(work: impl Future<Output = T>, file: &Arc<File>) -> T {
+///
+/// The file is opened anew for that: the system tells an error of writing once to each who has a file open, and the sync
+/// that counts must hear it.
+async fn while_syncing<T>(work: impl Future<Output = T>, path: &Path) -> T {
     /// Between two syncs.
     const PAUSE: Duration = Duration::from_millis(100);
+    let Ok(file) = File::options().write(true).open(path).map(Arc::new) else { return work.await };
     let syncing = async {
         loop {
             tokio::time::sleep(PAUSE).await;
-            let file = Arc::clone(file);
-            // An error comes up again in the sync that counts.
+            let file = Arc::clone(&file);
             let _ = tokio::task::spawn_blocking(move || file.sync_data()).await;
         }
     };

@@ -349,6 +349,8 @@ impl RemoteStore {
                     listing.last = Some(entry.key.clone());
                     // Not every store begins where it is asked to: Azure knows that of newer clients alone.
                     if listing.after.as_ref().is_some_and(|after| entry.key <= *after) {
+                        // It answers: skipping much takes as long as it takes.
+                        patience = Patience::new();
                         continue;
                     }
                     listing.after.clone_from(&listing.last);

@@ -30,7 +30,7 @@ pub struct Model {
     pub secured: u64,
     /// Commits whose times nobody saw.
     pub unwatched: u64,
-    unwatched_since: Option<Timestamp>,
+    pub unwatched_since: Option<Timestamp>,
     /// Refuse pages while set.
     pub refuse: bool,
     pub keep_states: bool,

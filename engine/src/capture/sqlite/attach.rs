@@ -19,6 +19,7 @@ use crate::time::Timestamp;
 
 /// The first SQLite without the WAL-reset bug.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
 /// Why the log does not go on from a resume point.
 struct Break {
     reason: String,
@@ -103,7 +104,7 @@ impl SqliteSource {
     }
 
     /// Decides where capture begins: right after `resume` if inode, page size, salts, frame and running checksum all
-    /// match what is found under the pin, else at the present state.
+    /// match what is found under the pin, or were the end of the log when the first pin began; else at the present state.
     ///
     /// # Errors
     /// When the database cannot be opened or read.
@@ -116,10 +117,11 @@ impl SqliteSource {
         if let Some(page_size) = look.head.page_size.filter(|_| look.head.frames > 0) {
             self.page_size = page_size;
         }
+        let opening = self.opening.take();
         let decision = match resume.map(ResumePoint::decode) {
             None => Err(Break::other("there is no resume point")),
             Some(None) => Err(Break::other("the resume point cannot be read")),
-            Some(Some(point)) => self.continues(&point, look.head).map(|()| point),
+            Some(Some(point)) => self.continues(&point, look.head, opening).map(|()| point),
         };
         match decision {
             Ok(point) => {
@@ -143,7 +145,12 @@ impl SqliteSource {
     }
 
     /// Whether the log goes on from the resume point; if not, why.
-    fn continues(&self, point: &ResumePoint, head: IndexHead) -> std::result::Result<(), Break> {
+    fn continues(
+        &self,
+        point: &ResumePoint,
+        head: IndexHead,
+        opening: Option<Place>,
+    ) -> std::result::Result<(), Break> {
         let links = self.links.as_ref().ok_or_else(|| Break::other("the source is not attached"))?;
         if point.inode != links.inode() {
             let inode = links.inode();
@@ -158,9 +165,13 @@ impl SqliteSource {
                 self.page_size, point.page_size
             )));
         }
+        if point.frame == 0 && point.salts == Salts::default() {
+            // An index set up over an empty log: it looks the same after any number of commits in between.
+            return Err(Break::other("the log was empty, which says nothing of what came since"));
+        }
         if point.salts != head.salts {
             // All of the log before had been captured when our first pin began, and that pin allows only one reset.
-            if self.opening == Some(point.place()) {
+            if opening == Some(point.place()) {
                 return Ok(());
             }
             return Err(Break::other("the log was reset since"));
@@ -168,10 +179,6 @@ impl SqliteSource {
         if point.frame > head.frames {
             let reason = format!("the log ends at frame {}, {} had been captured", head.frames, point.frame);
             return Err(Break { reason, behind: true });
-        }
-        if point.frame == 0 && point.salts == Salts::default() {
-            // An index set up over an empty log: it looks the same after any number of commits in between.
-            return Err(Break::other("the log was empty, which says nothing of what came since"));
         }
         let found = if point.frame == head.frames && point.frame > 0 {
             Some(head.checksum)

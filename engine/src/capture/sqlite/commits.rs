@@ -77,13 +77,15 @@ impl SqliteSource {
         if times.unwatched {
             sink.unwatched(self.looked).map_err(Trouble::Sink)?;
         }
-        for (at, span) in spans.iter().enumerate() {
+        let handed_over = spans.iter().enumerate().try_for_each(|(at, span)| {
             let last = at + 1 == spans.len();
-            self.hand_over(sink, *span, if last { times.last } else { times.others })?;
-        }
+            self.hand_over(sink, *span, if last { times.last } else { times.others })
+        });
+        // Also after an error: else the commits that come next would share these times.
         if times.unwatched {
             sink.watched().map_err(Trouble::Sink)?;
         }
+        handed_over?;
         self.looked = looked;
         self.pace.committed(Instant::now());
         self.settle();
@@ -134,7 +136,7 @@ impl SqliteSource {
     ///
     /// All of them lie after the look before and not after this one. The last one's is the log's modification time, if
     /// nobody has written since. For the others only the lower bound is never later than the moment their writer was
-    /// told; while we watch it is some 50 µs off, or a pause between looks at worst. What was committed while we did not
+    /// told; while we watch it is some 50 µs off, a second at worst. What was committed while we did not
     /// watch gets the upper bound, and is told to be uncertain.
     fn commit_times(&self, head: IndexHead, looked: Timestamp, commits: usize) -> Times {
         let modified = self

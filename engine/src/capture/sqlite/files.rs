@@ -62,13 +62,16 @@ pub(super) fn shared_index(path: &Path) -> io::Result<(FileId, Arc<File>)> {
     Ok((id, file))
 }
 
-/// Whether some other process holds both the writer's and the checkpointer's lock: a checkpoint that blocks writers is
-/// under way there, and may be waiting for our pin. (A writer beside an ordinary checkpoint looks the same.)
+/// Whether one other process holds both the writer's and the checkpointer's lock: a checkpoint that blocks writers is
+/// under way there, and may be waiting for our pin. (A process that writes on one connection and checkpoints on another
+/// looks the same.)
 pub(super) fn checkpoint_blocks_writers(index: &File) -> bool {
-    [index::CHECKPOINT_LOCK_OFFSET, index::WRITE_LOCK_OFFSET].into_iter().all(|start| {
+    let holder = |start| {
         let probe = Flock { start, length: 1, ..Flock::from(FlockType::ReadLock) };
-        matches!(fcntl_getlk(index, &probe), Ok(Some(_)))
-    })
+        fcntl_getlk(index, &probe).ok().flatten().and_then(|lock| lock.pid)
+    };
+    let checkpointer = holder(index::CHECKPOINT_LOCK_OFFSET);
+    checkpointer.is_some() && checkpointer == holder(index::WRITE_LOCK_OFFSET)
 }
 
 /// The raw head of the wal-index and the number of backfilled frames, in one read.

@@ -9,6 +9,7 @@ use crate::time::Timestamp;
 
 /// Attempts to read an index that is being written.
 const HEAD_ATTEMPTS: u32 = 200;
+
 /// A consistent reading of the index.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
@@ -29,10 +30,15 @@ impl SqliteSource {
         let Some(links) = &self.links else { return Ok(true) };
         let same =
             files::read_head(&links.index).map_err(|source| self.index_unreadable(source))? == self.seen;
-        if same && !self.away {
+        if same && !self.away && self.has_seen() {
             self.looked = looked;
         }
         Ok(same)
+    }
+
+    /// Whether what was seen last was whole: while the index is torn, nobody knows what is published.
+    pub(super) fn has_seen(&self) -> bool {
+        IndexHead::parse(self.seen.split_at(HEAD_LEN).0).is_ok()
     }
 
     /// A published head and the number of backfilled frames of the same generation; `None` while a writer is at it.

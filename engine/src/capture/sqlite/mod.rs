@@ -258,7 +258,7 @@ impl SqliteSource {
         if !self.nothing_published()? {
             *transactions += self.capture_published(sink)?;
         }
-        self.away = false;
+        self.away &= !self.has_seen();
         self.maintain(sink, now, transactions)
     }
 
@@ -297,13 +297,47 @@ impl SqliteSource {
         &self.path
     }
 
-    /// Bytes in the log, as it is now. It grows from [`SqliteSource::open`] until capture begins: the first pin holds it.
+    /// Bytes in the log, as it is now.
     ///
     /// # Errors
     /// When the source is not attached or its index cannot be read.
     pub fn log_bytes(&self) -> Result<u64> {
         let frames = self.look()?.map_or(0, |look| look.head.frames);
         Ok(frame_offset(frames.saturating_add(1), self.page_size))
+    }
+
+    /// Keeps the log while capture cannot begin yet; to be called a few times a second from [`SqliteSource::open`] to
+    /// [`SqliteSource::attach`]. The log grows meanwhile.
+    ///
+    /// The first pin keeps all there is. But on slot 0 it makes every commit of the application try a checkpoint in vain,
+    /// so it is exchanged for a marked one as soon as there is something to mark. Both keep every frame that is not in
+    /// the file, and a marked pin allows no reset.
+    ///
+    /// # Errors
+    /// When the source is not attached or its index cannot be read.
+    pub fn hold(&mut self) -> Result<()> {
+        let Some(before) = self.look()?.filter(|look| self.maybe_slot_zero && !look.is_backfilled()) else {
+            return Ok(());
+        };
+        let begun = match &self.links {
+            Some(links) => links.begin_free()?,
+            None => false,
+        };
+        if !begun {
+            return Ok(());
+        }
+        let after = self.look()?;
+        let Some(links) = &mut self.links else { return Ok(()) };
+        // As in `catch_up`: fewer backfilled now than there were frames before, so the new pin is not on slot 0.
+        let marked = after.is_some_and(|after| {
+            after.head.salts == before.head.salts && after.backfilled < before.head.frames
+        });
+        if marked {
+            self.maybe_slot_zero = false;
+            links.exchange()
+        } else {
+            links.end_free()
+        }
     }
 
     /// Whether an application's checkpoint keeps all writers out at this moment: if it lasts, it waits for our pin.

@@ -17,7 +17,7 @@ const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 const COLD: Duration = Duration::from_millis(20);
 /// Between two looks when all is quiet.
 const IDLE: Duration = Duration::from_millis(250);
-/// Between two such checks.
+/// Between two looks while published frames fail their check.
 const MISMATCH_PAUSE: Duration = Duration::from_millis(2);
 
 impl SqliteSource {

@@ -1,0 +1,423 @@
+//! One run of the capture thread: from a beginning to a stop, or to whatever breaks the thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::base::Manifest;
+use crate::capture::sink::{Commit, Image, Sink};
+use crate::capture::sqlite::{CaptureError, Polled, SourceEvent, SqliteSource};
+use crate::history::Point;
+use crate::ids::{Position, TxId};
+use crate::page::{PageHash, PageNo};
+use crate::protect::ProtectOptions;
+use crate::protect::base::{self, BaseFacts, BaseJob};
+use crate::protect::begin::Beginning;
+use crate::protect::driver::{Command, Driver, Ended};
+use crate::protect::error::ProtectError;
+use crate::protect::found::{self, Found, Record};
+use crate::protect::journal::{Journal, Mark};
+use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
+use crate::protect::recorder::Recorder;
+use crate::protect::ship::{Shipper, chain};
+use crate::protect::spool::Spool;
+use crate::protect::table::PageTable;
+use crate::time::Timestamp;
+use crate::transaction::TxFlags;
+
+/// How often the state folder is told that nothing went unseen.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// The longest sleep of an idle capture thread.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a run that was broken off lets its shipments arrive.
+const SHIP_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts at a base.
+const BASE_PAUSE: Duration = Duration::from_secs(10);
+
+/// One run.
+pub(super) struct Run {
+    source: SqliteSource,
+    recorder: Recorder,
+    queue: OutboxQueue,
+    shipping: tokio::task::JoinHandle<()>,
+    base_job: Option<UnderWay>,
+    base_wanted: bool,
+    /// After a base that could not be made.
+    no_base_before: Option<Instant>,
+    base: Option<BaseFacts>,
+    /// The moment before the last look that captured all there was.
+    looked: Timestamp,
+    alive_noted: Option<Instant>,
+    alive_before: Timestamp,
+}
+
+/// A base that is being made. Given up when dropped.
+struct UnderWay {
+    done: oneshot::Receiver<Result<Arc<Manifest>, ProtectError>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Nobody may ship or delete what the next run has taken over.
+        self.queue.close();
+        self.shipping.abort();
+    }
+}
+
+impl Run {
+    /// Finds the source as it is and records what its log does not tell.
+    pub(super) fn begin(
+        driver: &mut Driver,
+        mut source: SqliteSource,
+        beginning: Beginning,
+    ) -> Result<Self, ProtectError> {
+        let options = &driver.options;
+        let alive_before = read_alive(options).max(beginning.mark.time);
+        if let Some(note) = &beginning.note {
+            driver.board.note(note.clone());
+        }
+        if beginning.base.is_some() {
+            driver.board.base_ready();
+        } else {
+            driver.board.base_missing();
+        }
+        let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
+        driver.board.update(|status| status.database = Some(beginning.mark.database));
+        let has_history = beginning.state.is_some();
+        let base = beginning.base;
+        let Found { mark, table, record, image, spooled, stored } =
+            found::find(driver, &mut source, beginning, &attach)?;
+        let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored, alive_before)?;
+        let mut run = Self {
+            source,
+            recorder,
+            queue,
+            shipping,
+            base_job: None,
+            base_wanted: base.is_none(),
+            no_base_before: None,
+            base,
+            looked: alive_before,
+            alive_noted: None,
+            alive_before,
+        };
+        run.record_found(driver, record, image, has_history)?;
+        Ok(run)
+    }
+
+    /// Makes safe what is captured, ships what can be, and lets go of the source.
+    pub(super) fn end(mut self, driver: &Driver, stopping: bool) -> Result<(), ProtectError> {
+        let secured = self.recorder.secure();
+        if stopping && secured.is_ok() {
+            let _ = self.recorder.ship(Instant::now());
+            let _ = self.recorder.compact_journal();
+            self.note_alive(driver);
+        }
+        self.source.release();
+        self.queue.close();
+        let patience = if stopping { driver.options.stop_patience } else { SHIP_PATIENCE };
+        let drained =
+            driver.runtime.block_on(async { tokio::time::timeout(patience, &mut self.shipping).await });
+        if drained.is_err() {
+            tracing::warn!("the store takes too long: the rest waits in the spool for the next start");
+        }
+        secured
+    }
+
+    /// Captures what is committed now.
+    fn look(&mut self) -> Result<Polled, CaptureError<ProtectError>> {
+        let looked = Timestamp::now();
+        let polled = self.source.poll(&mut self.recorder)?;
+        self.looked = looked;
+        Ok(polled)
+    }
+
+    /// Records the state the source was found in, when its log did not lead there.
+    fn record_found(
+        &mut self,
+        driver: &mut Driver,
+        record: Record,
+        image: Option<Box<dyn Image>>,
+        has_history: bool,
+    ) -> Result<(), ProtectError> {
+        let Some(mut image) = image else { return Ok(()) };
+        match record {
+            Record::Nothing => self.recorder.resume_from(self.source.resume())?,
+            Record::Difference => self.record_difference(driver, &mut *image)?,
+            Record::Image => {
+                driver.board.base_missing();
+                let table = self.recorder.table().clone();
+                self.recorder.record_image(
+                    table,
+                    self.commit_now(&*image),
+                    has_history,
+                    self.alive_before,
+                )?;
+                self.base_wanted = true;
+            }
+        }
+        if self.base_wanted {
+            // Its transaction must not be lost while its base is made, or the base would belong to nothing.
+            self.recorder.secure()?;
+        }
+        self.recorder.ship(Instant::now())?;
+        if self.base_wanted {
+            self.make_base(driver, image)?;
+        }
+        Ok(())
+    }
+
+    fn commit_now(&self, image: &dyn Image) -> Commit {
+        let now = Timestamp::now();
+        Commit { image_pages: image.page_count(), time: now, resume: self.source.resume() }
+    }
+
+    /// Ships what differs between the recorded state and the image, as the transaction that ends a gap.
+    fn record_difference(&mut self, driver: &Driver, image: &mut dyn Image) -> Result<(), ProtectError> {
+        self.recorder.expect(TxFlags { ends_gap: true, ..TxFlags::NONE }, self.alive_before)?;
+        let mut buffer = vec![0; image.page_size().bytes()];
+        for page in (1..=image.page_count()).filter_map(PageNo::new) {
+            if image.read(page, &mut buffer).map_err(ProtectError::ReadImage)?.is_some()
+                && self.recorder.table().get(page) != Some(PageHash::of(page, &buffer))
+            {
+                self.recorder.page(page, &buffer, &mut |_| false)?;
+            }
+        }
+        let commit = self.commit_now(image);
+        self.recorder.commit(commit)?;
+        self.recorder.expect_nothing()?;
+        driver.board.update(|status| status.gaps_total += 1);
+        Ok(())
+    }
+
+    fn make_base(&mut self, driver: &mut Driver, image: Box<dyn Image>) -> Result<(), ProtectError> {
+        let Some(point) = self.recorder.point() else { return Ok(()) };
+        self.base_wanted = false;
+        self.recorder.base_begun()?;
+        let job = BaseJob {
+            repository: driver.repository.clone(),
+            database: self.recorder.database(),
+            point,
+            state: self.recorder.table().state(),
+            image,
+            previous: driver.manifest.clone(),
+            board: driver.board.clone(),
+            epoch: driver.board.base_epoch(),
+            scratch: driver.options.state.clone(),
+        };
+        let (send, done) = oneshot::channel();
+        let waker = driver.waker.clone();
+        let task = driver.runtime.spawn(async move {
+            let _ = send.send(job.run().await);
+            waker.wake();
+        });
+        self.base_job = Some(UnderWay { done, task });
+        Ok(())
+    }
+
+    /// Takes note of a base that was made, or could not be.
+    fn take_base(&mut self, driver: &mut Driver) -> Result<(), ProtectError> {
+        let Some(job) = &mut self.base_job else { return Ok(()) };
+        let made = match job.done.try_recv() {
+            Ok(made) => made,
+            Err(oneshot::error::TryRecvError::Empty) => return Ok(()),
+            Err(oneshot::error::TryRecvError::Closed) => {
+                Err(ProtectError::TaskDied { what: "making a base".into() })
+            }
+        };
+        self.base_job = None;
+        match made {
+            Ok(manifest) => {
+                self.base = Some(BaseFacts::of(&manifest));
+                driver.manifest = Some(manifest);
+            }
+            Err(error @ ProtectError::ImageDiffers { .. }) => {
+                // The captured state and the source do not agree: compare all pages as after a gap.
+                tracing::error!(error = %chain(&error), "a base could not be made");
+                self.recorder.forget_resume();
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "a base could not be made, trying again in {BASE_PAUSE:?}");
+                driver.board.note(format!("a base could not be made: {}", chain(&error)));
+                (self.base_wanted, self.no_base_before) = (true, Some(Instant::now() + BASE_PAUSE));
+            }
+        }
+        Ok(())
+    }
+
+    /// Captures until told to stop, or until something breaks the thread.
+    pub(super) fn capture(&mut self, driver: &mut Driver) -> Result<Ended, ProtectError> {
+        loop {
+            if let Some(ended) = self.obey(driver)? {
+                return Ok(ended);
+            }
+            self.take_base(driver)?;
+            let polled = match self.look() {
+                Ok(polled) => polled,
+                Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {
+                    if let Some(ended) = self.let_go_if_too_large(driver)? {
+                        return Ok(ended);
+                    }
+                    self.flush(driver)?;
+                    self.source.wait(&driver.waker, Duration::from_millis(50));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(event) = polled.event {
+                return self.obey_event(driver, &event);
+            }
+            driver.board.looked(self.looked);
+            self.flush(driver)?;
+            self.upkeep(driver, polled.transactions == 0)?;
+            let wait = self.recorder.ship_in(driver.options.flush_interval, Instant::now());
+            self.source.wait(&driver.waker, wait.map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX)));
+        }
+    }
+
+    /// Ships when the interval has passed or enough has gathered.
+    fn flush(&mut self, driver: &Driver) -> Result<(), ProtectError> {
+        let now = Instant::now();
+        let due =
+            self.recorder.ship_in(driver.options.flush_interval, now).is_some_and(|wait| wait.is_zero());
+        if due || self.recorder.waiting_bytes() >= driver.options.segment_bytes {
+            self.recorder.ship(now)?;
+        }
+        Ok(())
+    }
+
+    /// Bases by work, the journal, and the mark that nothing went unseen.
+    fn upkeep(&mut self, driver: &mut Driver, quiet: bool) -> Result<(), ProtectError> {
+        let (versions, bytes) = self.recorder.log_since_base();
+        let (now, rule) = (Timestamp::now(), driver.options.base);
+        let outgrown = |base: BaseFacts| base.is_outgrown(versions, bytes, now, rule);
+        let due = self.base_wanted || self.base.is_some_and(outgrown);
+        let may = self.base_job.is_none() && self.no_base_before.is_none_or(|until| Instant::now() >= until);
+        if due && may && self.recorder.point().is_some() {
+            let image = self.source.image(&mut self.recorder)?;
+            self.make_base(driver, image)?;
+        }
+        if quiet && self.recorder.wants_compaction() {
+            self.recorder.compact_journal()?;
+        }
+        if self.alive_noted.is_none_or(|noted| noted.elapsed() >= ALIVE_EVERY) {
+            self.note_alive(driver);
+        }
+        Ok(())
+    }
+
+    fn note_alive(&mut self, driver: &Driver) {
+        self.alive_noted = Some(Instant::now());
+        let text = self.looked.as_micros().to_string();
+        if let Err(error) = std::fs::write(driver.options.state.join("alive"), text) {
+            tracing::debug!(%error, "cannot note that the daemon is alive");
+        }
+    }
+
+    fn obey(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
+        loop {
+            match driver.commands.try_recv() {
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
+                    if let Err(error) = self.look() {
+                        tracing::warn!(error = %chain(&error), "the last commits may not be captured");
+                    }
+                    return Ok(Some(Ended::Stopped));
+                }
+                Ok(Command::Flush(reply)) => match self.look() {
+                    Ok(_) => {
+                        self.recorder.ship(Instant::now())?;
+                        let _ = reply.send(self.recorder.point());
+                    }
+                    // Who asked is told by the reply that never comes; the log is held on to.
+                    Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {}
+                    Err(error) => return Err(error.into()),
+                },
+                Err(TryRecvError::Empty) => return Ok(None),
+            }
+        }
+    }
+
+    fn obey_event(&self, driver: &Driver, event: &SourceEvent) -> Result<Ended, ProtectError> {
+        tracing::warn!(?event, "the source has changed under its name");
+        driver.board.source_trouble(Some(format!("the source has changed: {event:?}")));
+        Ok(Ended::Again)
+    }
+
+    /// With a full spool: holds the source's log until it reaches its ceiling, then lets go and waits for room. What
+    /// was committed meanwhile becomes a gap.
+    fn let_go_if_too_large(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
+        if self.source.log_bytes()? < driver.options.source_log_bytes {
+            return Ok(None);
+        }
+        self.source.release();
+        driver.board.source_trouble(Some(
+            "the store takes too little and the spool is full: commits are not captured singly until there is room".into(),
+        ));
+        while !self.recorder.outbox().has_room() {
+            if let Some(ended) = Self::obey_while_away(driver) {
+                return Ok(Some(ended));
+            }
+        }
+        Ok(Some(Ended::Again))
+    }
+
+    fn obey_while_away(driver: &Driver) -> Option<Ended> {
+        match driver.commands.recv_timeout(Duration::from_millis(200)) {
+            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => Some(Ended::Stopped),
+            _ => None,
+        }
+    }
+}
+
+/// Makes everything between the source and the store, and sends what the spool held on its way.
+fn set_up(
+    driver: &mut Driver,
+    mark: Mark,
+    table: PageTable,
+    spooled: Vec<Part>,
+    stored: Option<(TxId, Timestamp)>,
+    watched_until: Timestamp,
+) -> Result<(Recorder, OutboxQueue, tokio::task::JoinHandle<()>), ProtectError> {
+    let options = &driver.options;
+    let state = |source| ProtectError::State { folder: options.state.clone(), source };
+    let spool = Spool::open(&options.state, mark.timeline).map_err(state)?;
+    base::sweep(&options.state).map_err(state)?;
+    let queue = OutboxQueue::new(driver.board.clone());
+    let limits = OutboxLimits { memory: options.memory_queue_bytes, spool: options.spool_bytes };
+    let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
+    spooled.into_iter().for_each(|part| outbox.push(part));
+    outbox.ship();
+    let journal = Journal::start(&options.state, &mark, &table).map_err(state)?;
+    let shipper = Shipper {
+        repository: driver.repository.clone(),
+        database: mark.database,
+        timeline: mark.timeline,
+        queue: queue.clone(),
+        board: driver.board.clone(),
+        scratch: options.state.join("spool").join(mark.timeline.key_text()),
+    };
+    let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
+    driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored.map(|(tx, time)| point(tx, time)));
+    let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone(), watched_until);
+    if let (None, Some(point)) = (&driver.manifest, recorder.point()) {
+        let newest = base::newest_manifest(&driver.repository, recorder.database(), point.position);
+        driver.manifest = driver.runtime.block_on(newest);
+    }
+    Ok((recorder, queue, driver.runtime.spawn(shipper.run())))
+}
+
+fn read_alive(options: &ProtectOptions) -> Timestamp {
+    let text = std::fs::read_to_string(options.state.join("alive")).unwrap_or_default();
+    let noted = Timestamp::from_micros(text.trim().parse().unwrap_or(0));
+    noted.min(Timestamp::now())
+}
