@@ -51,7 +51,12 @@ async fn connect_socket(path: &Path) -> Result<Client, Failure> {
 }
 
 async fn reach(endpoint: Endpoint, address: &str) -> Result<Client, Failure> {
-    let endpoint = endpoint.connect_timeout(PATIENCE);
+    // A peer that takes connections and says nothing is found out too, however long an answer may take.
+    let endpoint = endpoint
+        .connect_timeout(PATIENCE)
+        .http2_keep_alive_interval(PATIENCE)
+        .keep_alive_timeout(PATIENCE)
+        .keep_alive_while_idle(true);
     let channel = endpoint.connect().await.map_err(|error| match error.source() {
         // The outermost says "transport error", which says nothing.
         Some(cause) => unreachable(address).caused_by(cause),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -13,12 +13,32 @@ pub struct Timestamp(i64);
 
 /// A time nobody could read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{text}' is not a time: write RFC 3339 (2026-11-21T14:03:00Z), a local time (2026-11-21 14:03:00), or \"10 minutes ago\""
-)]
-pub struct ParseTimeError {
-    /// The text as it was given.
-    pub text: String,
+#[non_exhaustive]
+pub enum ParseTimeError {
+    /// It is no time.
+    #[error(
+        "'{text}' is not a time: write RFC 3339 (2026-11-21T14:03:00Z), a local time (2026-11-21 14:03:00), or \"10 minutes ago\""
+    )]
+    NotATime {
+        /// The text as it was given.
+        text: String,
+    },
+    /// The clocks of the local zone were changed over it.
+    #[error(
+        "'{text}' is {times} in the local zone, where the clocks were changed: add the offset (2026-11-21 14:03:00 +01:00)"
+    )]
+    ClockChange {
+        /// The text as it was given.
+        text: String,
+        /// How often it came.
+        times: &'static str,
+    },
+}
+
+impl ParseTimeError {
+    fn not_a_time(text: &str) -> Self {
+        Self::NotATime { text: text.chars().take(80).collect() }
+    }
 }
 
 impl Timestamp {
@@ -76,14 +96,36 @@ impl Timestamp {
         if trimmed.eq_ignore_ascii_case("now") {
             return Ok(now);
         }
-        if let Ok(local) = trimmed.parse::<jiff::civil::DateTime>()
-            && let Ok(zoned) = local.to_zoned(zone.clone())
+        // As we print it ourselves.
+        if let Some((moment, offset)) = trimmed.rsplit_once(' ')
+            && offset.starts_with(['+', '-'])
+            && let Ok(exact) = format!("{}{offset}", moment.trim_end()).parse::<jiff::Timestamp>()
         {
-            return Ok(Self::from(zoned.timestamp()));
+            return Ok(Self::from(exact));
         }
-        parse_span_back(trimmed, now, zone)
-            .ok_or_else(|| ParseTimeError { text: text.chars().take(80).collect() })
+        if let Ok(local) = trimmed.parse::<jiff::civil::DateTime>() {
+            return local_time(trimmed, local, zone);
+        }
+        parse_span_back(trimmed, now, zone).ok_or_else(|| ParseTimeError::not_a_time(text))
     }
+}
+
+/// A local time that exists once.
+fn local_time(
+    text: &str,
+    local: jiff::civil::DateTime,
+    zone: &TimeZone,
+) -> Result<Timestamp, ParseTimeError> {
+    let ambiguous = zone.to_ambiguous_timestamp(local);
+    let times = match ambiguous.offset() {
+        AmbiguousOffset::Unambiguous { .. } => {
+            let exact = ambiguous.unambiguous().map_err(|_| ParseTimeError::not_a_time(text))?;
+            return Ok(Timestamp::from(exact));
+        }
+        AmbiguousOffset::Gap { .. } => "no time at all",
+        AmbiguousOffset::Fold { .. } => "two times",
+    };
+    Err(ParseTimeError::ClockChange { text: text.chars().take(80).collect(), times })
 }
 
 fn parse_span_back(text: &str, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
@@ -123,9 +165,7 @@ impl fmt::Debug for Timestamp {
 impl FromStr for Timestamp {
     type Err = ParseTimeError;
     fn from_str(text: &str) -> Result<Self, ParseTimeError> {
-        text.parse::<jiff::Timestamp>()
-            .map(Self::from)
-            .map_err(|_| ParseTimeError { text: text.chars().take(80).collect() })
+        text.parse::<jiff::Timestamp>().map(Self::from).map_err(|_| ParseTimeError::not_a_time(text))
     }
 }
 
@@ -159,6 +199,18 @@ mod tests {
         assert_eq!(read("10 minutes ago").unwrap(), "2026-11-21T11:50:00.000000Z");
         assert_eq!(read("1h 30m ago").unwrap(), "2026-11-21T10:30:00.000000Z");
         assert_eq!(read("now").unwrap(), "2026-11-21T12:00:00.000000Z");
+        assert_eq!(read("2026-11-21 08:37:09.316944 +00:00").unwrap(), "2026-11-21T08:37:09.316944Z");
+        assert_eq!(read("2026-11-21 08:37:09 -03:30").unwrap(), "2026-11-21T12:07:09.000000Z");
+    }
+
+    #[test]
+    fn local_times_over_which_the_clocks_were_changed_need_an_offset() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let read = |text| Timestamp::parse_human(text, Timestamp::from_micros(0), &zone);
+        assert!(read("2026-03-29 02:30:00").unwrap_err().to_string().contains("no time at all"));
+        assert!(read("2026-10-25 02:30:00").unwrap_err().to_string().contains("two times"));
+        assert_eq!(read("2026-10-25 02:30:00 +01:00").unwrap().to_string(), "2026-10-25T01:30:00.000000Z");
+        assert_eq!(read("2026-10-25 04:30:00").unwrap().to_string(), "2026-10-25T03:30:00.000000Z");
     }
 
     #[test]

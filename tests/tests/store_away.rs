@@ -143,3 +143,78 @@ fn times_at_which_the_daemon_stood_still_are_refused_and_no_commit_is_lost() {
     assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
     assert!(daemon.terminate().success());
 }
+
+#[test]
+fn after_a_kill_no_window_covers_what_was_captured_and_not_yet_stored() {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    let quiet = Timestamp::now();
+    // Quiet, so that the daemon notes how far it watched; then a burst of which only the first commit is stored.
+    std::thread::sleep(Duration::from_millis(2_300));
+    let mut returned = Vec::new();
+    for id in 1..=60 {
+        app.execute("INSERT INTO t VALUES (?1, 'burst')", [id]).unwrap();
+        returned.push(Timestamp::now());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    daemon.kill();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    for (before, at) in returned.iter().enumerate().step_by(7) {
+        let (answer, target) = world.restore(&["--at", &at.to_string()], &format!("{before}.db"));
+        match answer.code {
+            0 => {
+                let count = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
+                let rows =
+                    Connection::open(target).unwrap().query_row("SELECT count(*) FROM t", [], count).unwrap();
+                assert_eq!(rows as usize, before + 1, "a wrong state, in silence, at {at}");
+            }
+            code => assert_eq!(code, 4, "{answer:?}"),
+        }
+    }
+    let (answer, _) = world.restore(&["--at", &quiet.to_string()], "quiet.db");
+    let _ = answer.exits(0);
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn a_disk_that_is_unmounted_under_the_daemon_gets_nothing_until_it_is_back() {
+    let world = World::new(PROGRAM);
+    let store = world.path("mount");
+    std::fs::create_dir(&store).unwrap();
+    let world = world.with_store(store.to_str().unwrap());
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    for round in 0..2 {
+        let mut daemon = world.daemon();
+        daemon.settle();
+        let away = world.path("away");
+        std::fs::rename(&store, &away).unwrap();
+        std::fs::create_dir(&store).unwrap();
+        for id in 0..3 {
+            app.execute("INSERT INTO t VALUES (?1, 'meanwhile')", [round * 10 + id]).unwrap();
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        assert_eq!(world.status().unwrap()["health"], "failing");
+        assert_eq!(
+            std::fs::read_dir(&store).unwrap().count(),
+            0,
+            "something was put into an empty mount point"
+        );
+        std::fs::remove_dir(&store).unwrap();
+        std::fs::rename(&away, &store).unwrap();
+        daemon.settle();
+        assert!(daemon.terminate().success());
+    }
+    let _ = world.everwhen(&["verify", "--deep"]).exits(0);
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    assert_eq!(world.points().len(), 7);
+}

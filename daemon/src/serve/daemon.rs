@@ -387,7 +387,16 @@ impl Answers for Arc<Daemon> {
             let guarded: Vec<_> = self.guards().iter().filter_map(|guard| guard.status().database).collect();
             let mut databases = Vec::new();
             for home in self.homes().await {
-                for mut database in home.records.all().await? {
+                let recorded = match home.records.all().await {
+                    Ok(recorded) => recorded,
+                    // Those under care are known without the store.
+                    Err(failure) if failure.kind == ErrorKind::StoreUnreachable && !guarded.is_empty() => {
+                        tracing::warn!("cannot list the databases of {}: {}", home.url(), failure.message());
+                        continue;
+                    }
+                    Err(failure) => return Err(failure),
+                };
+                for mut database in recorded {
                     database.protected = guarded.iter().any(|one| one.id == database.id && one.protected);
                     databases.push(database);
                 }

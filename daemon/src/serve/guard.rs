@@ -111,7 +111,7 @@ impl Guard {
         let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, options).map(drop)).await;
         let opened = opened.map_err(|died| Failure::new(ErrorKind::Failed, cannot()).caused_by(&died))?;
         match opened {
-            Ok(()) | Err(SqliteSourceError::NotThere { .. }) => Ok(()),
+            Ok(()) | Err(SqliteSourceError::NotThere { .. } | SqliteSourceError::Empty { .. }) => Ok(()),
             Err(error) => Err(Failure::of(&error).while_(cannot())),
         }
     }

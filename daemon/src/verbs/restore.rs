@@ -12,6 +12,7 @@ use super::times;
 use crate::cli;
 use crate::failure::Failure;
 use crate::output::{self, Progress};
+use crate::serve::signals::Signals;
 use crate::view::{PlanView, RestoreView, text};
 
 pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {
@@ -32,19 +33,18 @@ pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {
     output::report(verb.json.json, &view, || text::restored(&view))
 }
 
-/// Shows progress until the report comes. Ctrl-C drops the restore, which then leaves nothing behind.
+/// Shows progress until the report comes. A signal drops the restore, which then leaves nothing behind.
 async fn follow(
     mut parts: crate::answers::Parts<v1::RestoreResponse>,
     progress: &Progress,
 ) -> Result<v1::RestoreReport, Failure> {
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    let mut signals = Signals::listen()?;
     loop {
         let part = tokio::select! {
             part = parts.try_next() => part?,
-            _ = &mut interrupted => {
+            (name, _) = signals.next() => {
                 drop(parts);
-                return Err(Failure::new(ErrorKind::Failed, "interrupted; nothing was left behind"));
+                return Err(Failure::new(ErrorKind::Failed, format!("{name}: nothing was left behind")));
             }
         };
         match part.map(|part| part.event) {

@@ -120,7 +120,8 @@ impl Run {
         if stopping && secured.is_ok() {
             let _ = self.recorder.ship(Instant::now());
             let _ = self.recorder.compact_journal();
-            self.note_alive(driver);
+            // In the store or in the spool.
+            self.note_alive(driver, self.looked);
         }
         self.source.release();
         self.queue.close();
@@ -310,15 +311,20 @@ impl Run {
         if quiet && self.recorder.wants_compaction() {
             self.recorder.compact_journal()?;
         }
-        if self.alive_noted.is_none_or(|noted| noted.elapsed() >= ALIVE_EVERY) {
-            self.note_alive(driver);
+        // What is captured and not durable yet may be lost with this process and found again as unwatched: so the mark
+        // must not be later than that.
+        if self.alive_noted.is_none_or(|noted| noted.elapsed() >= ALIVE_EVERY)
+            && let Some(covered) = driver.board.covered_through()
+        {
+            self.note_alive(driver, covered);
         }
         Ok(())
     }
 
-    fn note_alive(&mut self, driver: &Driver) {
+    /// Notes for the next start up to when all is recorded where it finds it.
+    fn note_alive(&mut self, driver: &Driver, until: Timestamp) {
         self.alive_noted = Some(Instant::now());
-        let text = self.looked.as_micros().to_string();
+        let text = until.as_micros().to_string();
         if let Err(error) = std::fs::write(driver.options.state.join("alive"), text) {
             tracing::debug!(%error, "cannot note that the daemon is alive");
         }

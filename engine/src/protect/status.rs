@@ -168,6 +168,11 @@ impl Board {
         }
     }
 
+    /// Up to this moment everything is durable, and nothing went unseen.
+    pub(crate) fn covered_through(&self) -> Option<Timestamp> {
+        self.lock().status.covered_through
+    }
+
     /// Everything up to `point` is in the store; `next_time` is the commit time of what is queued behind it.
     pub(crate) fn stored(&self, point: Point, next_time: Option<Timestamp>) {
         let mut shared = self.lock();

@@ -184,9 +184,7 @@ impl Explain for TargetUnfit {
             ),
             Self::NoFolder { folder } => format!("`mkdir -p {}`", folder.display()),
             Self::NoName { .. } => "give the path of a file with --to".to_owned(),
-            Self::NoSpace { .. } => {
-                "make room, choose another disk with --to, or lower the reserve with --reserve".to_owned()
-            }
+            Self::NoSpace { .. } => "make room, or choose another disk with --to".to_owned(),
             Self::BecameFull { .. } => {
                 "nothing was left behind; make room, or choose another disk with --to".to_owned()
             }

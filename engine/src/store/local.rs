@@ -16,6 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 
+use super::keys::MARKER;
 use super::{Backend, Body, ObjectEntry, PutOutcome, StoreError};
 
 const STAGING: &str = ".staging";
@@ -41,11 +43,20 @@ struct Inner {
     /// Folders known to be on the disk, with all their parents.
     durable: Mutex<HashSet<PathBuf>>,
     swept: Once,
+    /// A repository's marker was read or written here. From then on it must be there: a disk that is unmounted under us
+    /// leaves an empty folder, and what is put into that is lost when it is mounted again.
+    marked: AtomicBool,
 }
 
 impl LocalStore {
     pub(crate) fn new(root: PathBuf, url: String) -> Self {
-        Self(Arc::new(Inner { root, url, durable: Mutex::default(), swept: Once::new() }))
+        Self(Arc::new(Inner {
+            root,
+            url,
+            durable: Mutex::default(),
+            swept: Once::new(),
+            marked: AtomicBool::new(false),
+        }))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -145,7 +156,25 @@ impl Inner {
         StoreError::from_io(&self.url, action, key, error)
     }
 
+    /// Whether the repository that was found here is still here.
+    fn still_there(&self) -> Result<(), StoreError> {
+        if !self.marked.load(Ordering::Relaxed) || self.root.join(MARKER).exists() {
+            return Ok(());
+        }
+        let gone = io::Error::other("the repository that was there is gone; is its disk mounted?");
+        Err(StoreError::Unreachable { store: self.url.clone(), source: super::Cause::of(&gone) })
+    }
+
     fn put(&self, key: &str, body: Body) -> Result<PutOutcome, StoreError> {
+        if key != MARKER {
+            self.still_there()?;
+        }
+        let outcome = self.put_file(key, body)?;
+        self.marked.fetch_or(key == MARKER, Ordering::Relaxed);
+        Ok(outcome)
+    }
+
+    fn put_file(&self, key: &str, body: Body) -> Result<PutOutcome, StoreError> {
         let write = |error: io::Error| self.error("write", key, &error);
         self.sweep_once();
         let staging = self.root.join(STAGING);
@@ -213,7 +242,13 @@ impl Inner {
 
     fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
         let read = |error: io::Error| self.error("read", key, &error);
-        let mut file = File::open(self.path(key)).map_err(read)?;
+        let mut file = match File::open(self.path(key)) {
+            Ok(file) => file,
+            Err(error) => {
+                self.still_there()?;
+                return Err(read(error));
+            }
+        };
         let found = file.metadata().map_err(read)?;
         if !found.is_file() {
             return Err(StoreError::Missing { store: self.url.clone(), key: key.to_owned() });
@@ -233,6 +268,7 @@ impl Inner {
         if bytes.len() as u64 != len {
             return Err(StoreError::Range { store: self.url.clone(), key: key.to_owned(), range });
         }
+        self.marked.fetch_or(key == MARKER, Ordering::Relaxed);
         Ok(bytes.into())
     }
 
@@ -249,6 +285,7 @@ impl Inner {
     /// The full keys right below a prefix (which is empty or ends in '/'), folders with a '/' at the end. A folder that
     /// is not there is empty.
     fn children(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.still_there()?;
         let list = |error: io::Error| match self.error("list", prefix, &error) {
             StoreError::Missing { .. } => None,
             other => Some(other),

@@ -159,6 +159,10 @@ pub async fn verify<O: Objects>(
         elapsed_ms: 0,
     };
     fast::verify_objects(objects, history, packs, options, &mut report).await?;
+    if history.segments().next().is_some() && history.windows().is_empty() {
+        let what = "nothing can be rebuilt: there is no base that the log could be replayed on";
+        report.problems.push(Problem::new(&"history", &what));
+    }
     if let Some(folder) = options.deep_in {
         deep::verify_states(objects, history, folder, options, &mut report).await?;
     }
