@@ -57,6 +57,11 @@ fn targets_that_exist_or_cannot_be_written_are_refused_untouched() {
     assert!(!target.exists());
     let (itself, _) = world.restore(&["--latest"], "app.db");
     let _ = itself.exits(7);
+    let (planned, _) = world.restore(&["--latest", "--dry-run"], "x.db");
+    let _ = planned.exits(7);
+    let (planned, target) = world.restore(&["--latest", "--dry-run"], "free.db");
+    let _ = planned.exits(0);
+    assert!(!target.exists());
 }
 
 #[test]

@@ -250,6 +250,12 @@ fn sqlite_options() -> Options {
     Options { sidecar_suffixes: SIDECARS, left_out: |size| Some(lock_byte_page(size)), ..Options::default() }
 }
 
+/// Whether a restore to this path could be made here. Of the space needed the reserve is a part.
+pub(crate) fn fits(to: &str, space_needed_bytes: u64) -> Result<(), Failure> {
+    let needed = space_needed_bytes.saturating_sub(restore::RESERVE_BYTES);
+    restore::check_target(Path::new(to), &sqlite_options(), needed).map_err(|error| Failure::of(&error))
+}
+
 /// A restore under way, as a stream of its messages. Cancelled when dropped.
 struct Running {
     waiting: mpsc::Receiver<Event>,

@@ -9,7 +9,7 @@ use everwhen_engine::history::Seen;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-pub(crate) use database::DatabaseReader;
+pub(crate) use database::{DatabaseReader, fits};
 pub(crate) use records::{Records, key_source, no_such_database, open, open_or_create, store, url_of_store};
 
 use crate::answers::{Answer, Answers, Parts};

@@ -12,6 +12,7 @@ use super::times;
 use crate::cli;
 use crate::failure::Failure;
 use crate::output::{self, Progress};
+use crate::reader;
 use crate::serve::signals::Signals;
 use crate::view::{PlanView, RestoreView, text};
 
@@ -23,7 +24,9 @@ pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {
     if verb.dry_run {
         let request = v1::PlanRestoreRequest { database, target: Some(target) };
         let view = PlanView::from(found.answers.plan(request).await?);
-        return output::report(verb.json.json, &view, || text::plan(&view, &to));
+        output::report(verb.json.json, &view, || text::plan(&view, &to))?;
+        // A daemon elsewhere has a disk of its own.
+        return if verb.reach.addr.is_some() { Ok(()) } else { reader::fits(&to, view.space_needed_bytes) };
     }
     let request = v1::RestoreRequest { database, target: Some(target), to };
     let progress = Progress::new(verb.json.json);
