@@ -118,8 +118,12 @@ impl StateFolder {
 
     /// Whether databases were protected into this store from here before.
     pub(crate) fn has_used(&self, store: &str) -> bool {
-        let known = std::fs::read_to_string(self.stores_path()).unwrap_or_default();
-        known.lines().any(|line| line == store)
+        self.stores().lines().any(|line| line == store)
+    }
+
+    /// The stores, one a line.
+    fn stores(&self) -> String {
+        std::fs::read_to_string(self.stores_path()).unwrap_or_default()
     }
 
     /// Remembers a store that databases are protected into.
@@ -127,8 +131,7 @@ impl StateFolder {
         if self.has_used(store) {
             return Ok(());
         }
-        let known = std::fs::read_to_string(self.stores_path()).unwrap_or_default();
-        write_whole(&self.stores_path(), &format!("{known}{store}\n"))
+        write_whole(&self.stores_path(), &format!("{}{store}\n", self.stores()))
     }
 
     fn added_path(&self) -> PathBuf {

@@ -32,6 +32,12 @@ fn wait_for_log(world: &World, what: &str) {
     }
 }
 
+fn latest_is(world: &World, app: &mut Connection) {
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(app));
+}
+
 /// A history with a commit in it, and its daemon killed.
 fn protected_before(world: &World) -> Connection {
     let app = world.connect();
@@ -62,9 +68,7 @@ fn a_daemon_that_comes_up_before_its_store_loses_no_commit() {
     assert!(daemon.terminate().success());
     let points = world.points();
     assert_eq!(points.len(), 32, "the base, one commit before, thirty meanwhile: {points:?}");
-    let (answer, target) = world.restore(&["--latest"], "latest.db");
-    let _ = answer.exits(0);
-    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    latest_is(&world, &mut app);
     let rows = |points: &serde_json::Value| {
         let position = points["position"].as_str().unwrap();
         let (answer, target) =
@@ -94,9 +98,7 @@ fn an_application_that_empties_its_log_meanwhile_is_not_kept_waiting() {
     assert!(daemon.terminate().success());
     let history = world.everwhen(&["history", "app", "--json"]).exits(0).json();
     assert_eq!(history["gaps"].as_array().unwrap().len(), 1, "{history}");
-    let (answer, target) = world.restore(&["--latest"], "latest.db");
-    let _ = answer.exits(0);
-    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    latest_is(&world, &mut app);
 }
 
 #[test]
@@ -138,9 +140,7 @@ fn times_at_which_the_daemon_stood_still_are_refused_and_no_commit_is_lost() {
     let error = answer.exits(4).error();
     assert!(error["nearest"]["before"].is_object() && error["nearest"]["after"].is_object(), "{error}");
     assert!(!target.exists());
-    let (answer, target) = world.restore(&["--latest"], "latest.db");
-    let _ = answer.exits(0);
-    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    latest_is(&world, &mut app);
     assert!(daemon.terminate().success());
 }
 
@@ -177,9 +177,7 @@ fn after_a_kill_no_window_covers_what_was_captured_and_not_yet_stored() {
     }
     let (answer, _) = world.restore(&["--at", &quiet.to_string()], "quiet.db");
     let _ = answer.exits(0);
-    let (answer, target) = world.restore(&["--latest"], "latest.db");
-    let _ = answer.exits(0);
-    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    latest_is(&world, &mut app);
     assert!(daemon.terminate().success());
 }
 
@@ -213,8 +211,6 @@ fn a_disk_that_is_unmounted_under_the_daemon_gets_nothing_until_it_is_back() {
         assert!(daemon.terminate().success());
     }
     let _ = world.everwhen(&["verify", "--deep"]).exits(0);
-    let (answer, target) = world.restore(&["--latest"], "latest.db");
-    let _ = answer.exits(0);
-    assert!(image_of(&mut Connection::open(target).unwrap()) == image_of(&mut app));
+    latest_is(&world, &mut app);
     assert_eq!(world.points().len(), 7);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use everwhen_engine::capture::sqlite::SqliteSource;
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
-use everwhen_engine::protect::Hold;
+use everwhen_engine::protect::{Hold, SOURCE_LOG_BYTES};
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -28,8 +28,6 @@ use crate::wire::{seen_in, time_in, time_out};
 
 /// How often a database that could not be protected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// While a store is away at the start, a log may grow to this many bytes before it is let go of.
-const LOG_BYTES_HELD: u64 = 256 << 20;
 /// How often a mark says how far the time is covered.
 const MARK_EVERY: Duration = Duration::from_secs(600);
 const MARK_PATIENCE: Duration = Duration::from_secs(5);
@@ -171,7 +169,7 @@ impl Daemon {
         let added = place.state.added()?;
         let databases = self.asked.iter().chain(&added).filter(captured).filter(here);
         let databases = databases.map(|entry| (spelt(&entry.path).into(), entry.sqlite())).collect();
-        let hold = Hold::begin(databases, LOG_BYTES_HELD)
+        let hold = Hold::begin(databases, SOURCE_LOG_BYTES)
             .map_err(|error| Failure::io("cannot hold the logs", &error))?;
         loop {
             let advice = failure.advice.as_deref().map(|advice| format!("; {advice}")).unwrap_or_default();

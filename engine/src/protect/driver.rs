@@ -14,14 +14,13 @@ use tokio::sync::oneshot;
 use crate::base::Manifest;
 use crate::capture::sqlite::SqliteSource;
 use crate::capture::watch::Waker;
-use crate::error::Explain;
 use crate::history::Point;
 use crate::protect::ProtectOptions;
 use crate::protect::begin::{self, Beginning};
 use crate::protect::error::ProtectError;
 use crate::protect::held::{self, Held};
 use crate::protect::run::Run;
-use crate::protect::ship::chain;
+use crate::protect::ship::{chain, explained};
 use crate::protect::status::Board;
 use crate::repository::Repository;
 
@@ -66,10 +65,9 @@ impl Driver {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Again) => {}
                 Err(error) => {
-                    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
                     let kept = if held.is_held() { "; the log is kept meanwhile" } else { "" };
                     tracing::warn!(error = %chain(&error), "protection is interrupted");
-                    self.board.source_trouble(Some(format!("{}{advice}{kept}", chain(&error))));
+                    self.board.source_trouble(Some(format!("{}{kept}", explained(&error))));
                 }
             }
             pause = if began.elapsed() > RETRY_MAX { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };

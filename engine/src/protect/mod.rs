@@ -50,6 +50,9 @@ pub use status::{BaseProgress, Health, ProtectionStatus};
 use driver::{Command, Driver};
 use status::Board;
 
+/// The default of [`ProtectOptions::source_log_bytes`].
+pub const SOURCE_LOG_BYTES: u64 = 256 << 20;
+
 /// What to protect, and how.
 #[derive(Clone, Debug)]
 pub struct ProtectOptions {
@@ -98,7 +101,7 @@ impl ProtectOptions {
             segment_bytes: 1 << 20,
             memory_queue_bytes: 16 << 20,
             spool_bytes: 1 << 30,
-            source_log_bytes: 256 << 20,
+            source_log_bytes: SOURCE_LOG_BYTES,
             base: BaseRule::default(),
             sqlite: SqliteOptions::default(),
             stop_patience: Duration::from_secs(20),

@@ -79,9 +79,7 @@ impl Shipper {
                     return Stored { shipment, bytes };
                 }
                 Err(error) => {
-                    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
-                    self.board
-                        .store_trouble(Some(format!("cannot store commits: {}{advice}", chain(&error))));
+                    self.board.store_trouble(Some(format!("cannot store commits: {}", explained(&error))));
                     tracing::warn!(error = %chain(&error), "cannot store a segment, trying again in {pause:?}");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -190,6 +188,12 @@ pub(crate) async fn tell_newer_claim(
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
     }
+}
+
+/// An error, its sources and what to do about it, on one line.
+pub(crate) fn explained(error: &dyn Explain) -> String {
+    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+    format!("{}{advice}", chain(error))
 }
 
 /// An error and its sources on one line.
