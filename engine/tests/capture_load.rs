@@ -219,7 +219,7 @@ fn an_image_taken_under_load_is_the_last_captured_commit() {
         Vec::new();
     rig.run_until(|rig| {
         if images.len() < 4 {
-            let image = rig.source.image(&mut rig.model).unwrap();
+            let image = rig.source.image(&mut rig.model, &std::env::temp_dir()).unwrap();
             images.push((rig.model.state(), image, rig.model.image_pages));
         } else {
             // They stay what they were, however long they are held.

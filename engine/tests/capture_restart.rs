@@ -109,7 +109,7 @@ fn a_tail_committed_while_away_and_overwritten_is_in_the_image() {
         Attach::Unknown { reason, .. } => assert!(reason.contains("reset"), "{reason}"),
         Attach::Continue => panic!("the tail is lost"),
     }
-    let mut image = rig.source.image(&mut rig.model).unwrap();
+    let mut image = rig.source.image(&mut rig.model, &std::env::temp_dir()).unwrap();
     rig.model.load(&mut *image);
     drop(image);
     assert_eq!(rig.model.commits.len(), 3);

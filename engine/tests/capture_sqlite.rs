@@ -179,13 +179,13 @@ fn the_lock_byte_page_is_never_captured_nor_in_an_image() {
     let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
     let mut model = Model::default();
     source.attach(None).unwrap();
-    drop(source.image(&mut model).unwrap());
+    drop(source.image(&mut model, &std::env::temp_dir()).unwrap());
     app.execute("insert into t values (1, zeroblob(200000))", []).unwrap();
     source.poll(&mut model).unwrap();
     assert_eq!(model.commits.len(), 1);
     assert!(model.image_pages > 16_385, "{}", model.image_pages);
     assert!(model.pages.contains_key(&16_386) && !model.pages.contains_key(&16_385));
-    let mut image = source.image(&mut model).unwrap();
+    let mut image = source.image(&mut model, &std::env::temp_dir()).unwrap();
     let mut buffer = vec![0; 65_536];
     assert!(image.read(PageNo::new(16_385).unwrap(), &mut buffer).unwrap().is_none());
     assert!(image.read(PageNo::new(16_386).unwrap(), &mut buffer).unwrap().is_some());
@@ -275,7 +275,7 @@ fn a_deleted_database_is_noticed_and_its_successor_is_found() {
     assert!(matches!(rig.source.attach(Some(&resume)), Err(SqliteSourceError::NotThere { .. })));
     let (_, app) = table(folder.path());
     assert!(matches!(rig.source.attach(Some(&resume)).unwrap(), Attach::Unknown { .. }));
-    let mut image = rig.source.image(&mut rig.model).unwrap();
+    let mut image = rig.source.image(&mut rig.model, &std::env::temp_dir()).unwrap();
     rig.model.load(&mut *image);
     drop(image);
     insert(&app, 2);
@@ -413,7 +413,7 @@ fn no_descriptor_of_the_database_or_its_index_is_opened_and_closed() {
     for _ in 0..3 {
         insert(&app, 300);
         rig.run_until(|rig| rig.poll().idle);
-        drop(rig.source.image(&mut rig.model).unwrap());
+        drop(rig.source.image(&mut rig.model, &std::env::temp_dir()).unwrap());
         let resume = rig.source.resume();
         rig.source.release();
         assert_eq!(

@@ -32,8 +32,13 @@ struct Made {
     seconds: Sample,
     stored: u64,
     commits: Sample,
+    /// How long the application's TRUNCATE checkpoints took, in ms, in runs of their own.
+    truncates: Sample,
     highest: u64,
 }
+
+/// Between two checkpoints of an application that makes them itself.
+const TRUNCATE_EVERY: Duration = Duration::from_millis(300);
 
 /// Times the first full copy of each daemon beside plain copies, with a writer at 50 commits a second.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
@@ -58,7 +63,11 @@ fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outco
         for ((_, how), made) in ways.iter().zip(&mut made) {
             match how {
                 How::Plain(copy) => plain(*copy, &source, made)?,
-                How::Daemon(system) => by_daemon(world, *system, &source, mib, made)?,
+                How::Daemon(system) => {
+                    by_daemon(world, *system, &source, mib, false, made)?;
+                    // A run of its own, since the checkpoints would show in the commits.
+                    by_daemon(world, *system, &source, mib, true, made)?;
+                }
             }
         }
     }
@@ -68,6 +77,7 @@ fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outco
         answer.raw(json!({
             "how": name, "database_mib": mib, "seconds": made.seconds.values(), "stored_bytes": made.stored,
             "commit_ms": made.commits.values(), "resident_max": made.highest,
+            "truncate_ms": made.truncates.values(),
         }));
     }
     Ok(())
@@ -86,8 +96,18 @@ fn ways(world: &World) -> Vec<(&'static str, How)> {
 fn table(ways: &[(&str, How)], made: &[Made], mib: u64) -> Table {
     let title =
         format!("A database of {mib} MiB; a writer commits 50 times a second meanwhile; rounds interleaved");
-    let head =
-        ["how", "seconds", "times cp + fsync", "stored", "commit p50", "p99", "max", "resident, highest"];
+    let head = [
+        "how",
+        "seconds",
+        "times cp + fsync",
+        "stored",
+        "commit p50",
+        "p99",
+        "max",
+        "TRUNCATE, median",
+        "longest",
+        "resident, highest",
+    ];
     let mut table = Table::new(&title, &head);
     let limit = made.first().map(|made| made.seconds.clone()).unwrap_or_default();
     for ((name, _), made) in ways.iter().zip(made) {
@@ -100,6 +120,8 @@ fn table(ways: &[(&str, How)], made: &[Made], mib: u64) -> Table {
             commit(0.5),
             commit(0.99),
             commit(1.0),
+            millis(made.truncates.median()),
+            millis(made.truncates.quantile(1.0)),
             if made.highest == 0 { "-".into() } else { format!("{} MiB", made.highest >> 20) },
         ]);
     }
@@ -114,22 +136,38 @@ fn plain(copy: fn(&Path, &Path) -> Outcome<()>, source: &Path, made: &mut Made) 
 }
 
 /// The daemon works beside the source itself, moved to a folder of its own: a copy of 10 GiB would cost disk and time.
-fn by_daemon(world: &World, system: System, source: &Path, mib: u64, made: &mut Made) -> Outcome<()> {
+fn by_daemon(
+    world: &World,
+    system: System,
+    source: &Path,
+    mib: u64,
+    checkpoints: bool,
+    made: &mut Made,
+) -> Outcome<()> {
     let path: PathBuf = world.fresh("first_base_run")?.join("app.db");
     fs::rename(source, &path)?;
-    with_writer(world, system, &path, mib, made)?;
+    with_writer(world, system, &path, mib, checkpoints, made)?;
     connect(&path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     fs::rename(&path, source)?;
     world.discard("first_base_run")
 }
 
-fn with_writer(world: &World, system: System, path: &Path, mib: u64, made: &mut Made) -> Outcome<()> {
+fn with_writer(
+    world: &World,
+    system: System,
+    path: &Path,
+    mib: u64,
+    checkpoints: bool,
+    made: &mut Made,
+) -> Outcome<()> {
     let mut connection = connect(path)?;
     let mut writer = Writer::new(Workload::PointUpdate, rows_of(mib), 2);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writing = scope
             .spawn(|| write(&mut connection, &mut writer, Some(50.0), |_, _| done.load(Ordering::Relaxed)));
+        let checkpointing =
+            checkpoints.then(|| scope.spawn(|| truncate(path, &done).map_err(|error| error.to_string())));
         std::thread::sleep(Duration::from_millis(100));
         let began = Instant::now();
         let waited = Daemon::start(world, system, path).and_then(|daemon| {
@@ -137,13 +175,30 @@ fn with_writer(world: &World, system: System, path: &Path, mib: u64, made: &mut 
             Ok((began.elapsed().as_secs_f64(), daemon))
         });
         done.store(true, Ordering::Relaxed);
-        made.commits.extend(&writing.join().map_err(|_| "the writer died")??.latency);
+        let written = writing.join().map_err(|_| "the writer died")??;
         let (seconds, daemon) = waited?;
-        made.seconds.push(seconds);
         made.highest = made.highest.max(daemon.look()?.resident_max);
-        made.stored = stored_in(&daemon.store).bytes;
+        if let Some(checkpointing) = checkpointing {
+            made.truncates.extend(&checkpointing.join().map_err(|_| "the checkpoints died")??);
+        } else {
+            made.commits.extend(&written.latency);
+            made.seconds.push(seconds);
+            made.stored = stored_in(&daemon.store).bytes;
+        }
         daemon.stop()
     })
+}
+
+/// TRUNCATE checkpoints of the application, one after the other; how long each took in ms, told busy or not.
+fn truncate(path: &Path, done: &AtomicBool) -> Outcome<Sample> {
+    let connection = connect(path)?;
+    let mut took = Sample::default();
+    while !done.load(Ordering::Relaxed) {
+        std::thread::sleep(TRUNCATE_EVERY);
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        took.push(timed(|| connection.query_row(checkpoint, [], |_| Ok(())))?.0 * 1e3);
+    }
+    Ok(took)
 }
 
 fn backup(from: &Path, to: &Path) -> Outcome<()> {

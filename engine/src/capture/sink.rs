@@ -74,4 +74,7 @@ pub trait Image: Send {
     /// # Errors
     /// When the source cannot be read.
     fn read(&mut self, page: PageNo, buffer: &mut [u8]) -> std::io::Result<Option<()>>;
+
+    /// Pages up to this one will not be read again: the source need not keep what they were.
+    fn pass(&mut self, page: PageNo);
 }

@@ -1,7 +1,8 @@
 //! Makes bases: full images at one position, in chunks shared with the base before.
 //!
-//! The image is read under a pin of its own, compressed and packed; packs go to the store while the reading goes on. When
-//! the store is slower than the disk, finished packs wait in the spool folder, so the pin never waits for the store.
+//! The image is read, compressed and packed while the database goes on changing; packs go to the store while the reading
+//! goes on. When the store is slower than the disk, finished packs wait in the spool folder: the source keeps what changes
+//! before it is read, and should not do so for as long as a store takes.
 //! The manifest comes last: a base exists when its manifest does.
 
 use std::path::{Path, PathBuf};
@@ -97,7 +98,7 @@ impl BaseJob {
         Ok(manifest)
     }
 
-    /// Reads the image through, under its pin. Blocking.
+    /// Reads the image through. Blocking.
     fn read(
         mut self,
         hasher: Hasher,

@@ -23,6 +23,7 @@ mod outbox;
 mod packing;
 mod recorder;
 mod run;
+mod scan;
 mod ship;
 mod spool;
 mod status;

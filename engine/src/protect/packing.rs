@@ -1,7 +1,7 @@
 //! Reads an image through and packs it: one thread reads in order, as many as there are cores compress.
 //!
-//! The source holds its log for an image as long as it is read, so it should be over soon; and the application should
-//! not feel it. So all cores are used, by threads of low priority: what the application leaves.
+//! What changes while an image is read must be kept for it, so it should be over soon; and the application should not feel
+//! it. So all cores are used, by threads of low priority: what the application leaves.
 
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::Scope;
@@ -72,6 +72,9 @@ fn read_chunk(
             Some(()) => *state = state.with(PageHash::of(page, slot)),
             None => slot.fill(0),
         }
+    }
+    if let Some(last) = PageNo::new(done + pages) {
+        image.pass(last);
     }
     Ok(done + pages)
 }

@@ -222,6 +222,11 @@ impl Recorder {
         }
     }
 
+    /// Of the transaction under way.
+    pub(crate) fn next_position(&self) -> Position {
+        Position::new(self.mark.timeline, self.next_tx())
+    }
+
     fn next_tx(&self) -> TxId {
         self.mark.tx.map_or(TxId::FIRST, TxId::next)
     }

@@ -94,7 +94,7 @@ impl Run {
         driver.board.update(|status| status.database = Some(beginning.mark.database));
         let has_history = beginning.state.is_some();
         let base = beginning.base;
-        let Found { mark, table, record, image, spooled, stored } =
+        let Found { mark, table, record, found, spooled, stored } =
             found::find(driver, &mut source, beginning, &attach)?;
         let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored, alive_before)?;
         let mut run = Self {
@@ -110,7 +110,7 @@ impl Run {
             alive_noted: None,
             alive_before,
         };
-        run.record_found(driver, record, image, has_history)?;
+        run.record_found(driver, record, found, has_history)?;
         Ok(run)
     }
 
@@ -147,22 +147,18 @@ impl Run {
         &mut self,
         driver: &mut Driver,
         record: Record,
-        image: Option<Box<dyn Image>>,
+        found: Option<(Box<dyn Image>, Timestamp)>,
         has_history: bool,
     ) -> Result<(), ProtectError> {
-        let Some(mut image) = image else { return Ok(()) };
+        let Some((mut image, at)) = found else { return Ok(()) };
+        let commit = Commit { image_pages: image.page_count(), time: at, resume: self.source.resume() };
         match record {
             Record::Nothing => self.recorder.resume_from(self.source.resume())?,
-            Record::Difference => self.record_difference(driver, &mut *image)?,
+            Record::Difference(found) => self.record_difference(driver, &mut *image, &found, commit)?,
             Record::Image => {
                 driver.board.base_missing();
                 let table = self.recorder.table().clone();
-                self.recorder.record_image(
-                    table,
-                    self.commit_now(&*image),
-                    has_history,
-                    self.alive_before,
-                )?;
+                self.recorder.record_image(table, commit, has_history, self.alive_before)?;
                 self.base_wanted = true;
             }
         }
@@ -177,23 +173,26 @@ impl Run {
         Ok(())
     }
 
-    fn commit_now(&self, image: &dyn Image) -> Commit {
-        let now = Timestamp::now();
-        Commit { image_pages: image.page_count(), time: now, resume: self.source.resume() }
-    }
-
     /// Ships what differs between the recorded state and the image, as the transaction that ends a gap.
-    fn record_difference(&mut self, driver: &Driver, image: &mut dyn Image) -> Result<(), ProtectError> {
+    fn record_difference(
+        &mut self,
+        driver: &Driver,
+        image: &mut dyn Image,
+        found: &PageTable,
+        commit: Commit,
+    ) -> Result<(), ProtectError> {
         self.recorder.expect(TxFlags { ends_gap: true, ..TxFlags::NONE }, self.alive_before)?;
         let mut buffer = vec![0; image.page_size().bytes()];
         for page in (1..=image.page_count()).filter_map(PageNo::new) {
-            if image.read(page, &mut buffer).map_err(ProtectError::ReadImage)?.is_some()
-                && self.recorder.table().get(page) != Some(PageHash::of(page, &buffer))
-            {
-                self.recorder.page(page, &buffer, &mut |_| false)?;
+            if self.recorder.table().get(page) == found.get(page) {
+                continue;
             }
+            let read = image.read(page, &mut buffer).map_err(ProtectError::ReadImage)?;
+            if read.map(|()| PageHash::of(page, &buffer)) != found.get(page) {
+                return Err(ProtectError::ImageDiffers { position: self.recorder.next_position() });
+            }
+            self.recorder.page(page, &buffer, &mut |_| false)?;
         }
-        let commit = self.commit_now(image);
         self.recorder.commit(commit)?;
         self.recorder.expect_nothing()?;
         driver.board.update(|status| status.gaps_total += 1);
@@ -305,7 +304,7 @@ impl Run {
         let due = self.base_wanted || self.base.is_some_and(outgrown);
         let may = self.base_job.is_none() && self.no_base_before.is_none_or(|until| Instant::now() >= until);
         if due && may && self.recorder.point().is_some() {
-            let image = self.source.image(&mut self.recorder)?;
+            let image = self.source.image(&mut self.recorder, &driver.options.state)?;
             self.make_base(driver, image)?;
         }
         if quiet && self.recorder.wants_compaction() {

@@ -169,7 +169,7 @@ impl Rig {
         let mut source = SqliteSource::open(path, options).unwrap();
         let mut model = Model::default();
         assert!(matches!(source.attach(None).unwrap(), Attach::Unknown { .. }));
-        let mut image = source.image(&mut model).unwrap();
+        let mut image = source.image(&mut model, &std::env::temp_dir()).unwrap();
         model.load(&mut *image);
         assert!(model.commits.is_empty());
         Self { source, model, waker: Waker::new().unwrap(), events: Vec::new() }
@@ -204,7 +204,7 @@ impl Rig {
     /// Everything published is captured, and equals what SQLite would read.
     pub fn settle_and_compare(&mut self) {
         self.poll();
-        let mut image = self.source.image(&mut self.model).unwrap();
+        let mut image = self.source.image(&mut self.model, &std::env::temp_dir()).unwrap();
         self.model.assert_equals(&mut *image);
     }
 }

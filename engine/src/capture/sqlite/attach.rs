@@ -1,7 +1,6 @@
 //! Opening a database, and deciding where capture begins: right after a resume point, or at the present state.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::cycle::Pace;
@@ -79,7 +78,7 @@ impl SqliteSource {
             crowded: false,
             names_due: now,
             mismatch_since: None,
-            held_images: Arc::new(()),
+            images: Vec::new(),
         };
         source.connect()?;
         Ok(source)
@@ -250,6 +249,7 @@ impl SqliteSource {
     /// Lets go of the pin and closes all connections; the log stays where it is. From now on commits may be missed,
     /// until the next attach finds out.
     pub fn release(&mut self) {
+        self.held_images().for_each(|image| image.give_up("the source was let go"));
         self.links = None;
         self.watcher = Watcher::polling();
         self.last_frames.clear();

@@ -1,5 +1,6 @@
 //! From published frames to transactions: check the range, tell its times, hand over one transaction after the other.
 
+use std::sync::Weak;
 use std::time::Instant;
 
 use super::files;
@@ -98,6 +99,7 @@ impl SqliteSource {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
+        self.held_images().for_each(|image| image.log_was_reset());
         self.place = Place { salts: head.salts, ..Place::default() };
         self.last_frames.clear();
         self.frames.forget();
@@ -167,8 +169,13 @@ impl SqliteSource {
     ) -> Result<(), Trouble<S::Error>> {
         let Some(links) = &self.links else { return Ok(()) };
         let log = LogFile { file: &links.wal, page_size: self.page_size };
+        let images: Vec<_> = self.images.iter().filter_map(Weak::upgrade).collect();
         let (last_frames, known_pages) = (&mut self.last_frames, self.image_pages);
+        if span.image_pages < known_pages {
+            images.iter().for_each(|held| held.keep_beyond(span.image_pages, links.pinned()));
+        }
         let outcome = self.frames.hand_over(log, span, |page, frame, image| {
+            images.iter().for_each(|held| held.keep(page, links.pinned()));
             let mut previous = |buffer: &mut Vec<u8>| {
                 page.get() <= known_pages && read_previous(links, log, last_frames, page, buffer)
             };

@@ -6,7 +6,6 @@
 //! cycle with the write lock held. *Waiting checkpoint*: when an application's blocking checkpoint waits for our pin, we
 //! advance until it is through.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::wal::CheckpointMode;
@@ -96,7 +95,7 @@ impl SqliteSource {
         if self.maybe_slot_zero && look.head.frames > look.backfilled {
             return self.advance(sink, transactions).map(|_| ());
         }
-        if Arc::strong_count(&self.held_images) > 1 || self.is_at_rest() {
+        if self.is_at_rest() {
             return Ok(());
         }
         if self.checkpoint_waits_for_us(now) {
@@ -104,7 +103,9 @@ impl SqliteSource {
         }
         let read_only = self.links.as_ref().is_none_or(|links| links.read_only);
         let hard = self.options.hard_frames.is_some_and(|hard| look.head.frames >= hard);
-        if hard && now >= self.pace.next_hard {
+        // An image can be read only as long as something is pinned.
+        let may = !read_only || self.held_images().next().is_none();
+        if hard && may && now >= self.pace.next_hard {
             let done = if read_only {
                 self.unpinned_cycle(sink, transactions)?
             } else {
@@ -158,9 +159,8 @@ impl SqliteSource {
         if self.maybe_slot_zero && self.place.frame > self.seen_backfilled() {
             return now + HAND_OVER_PAUSE;
         }
-        let held = Arc::strong_count(&self.held_images) > 1;
         let probe = if self.pace.waiting > 0 { self.pace.next_probe } else { now + PROBE_PAUSE * 2 };
-        if held { probe } else { probe.min(self.next_cycle(self.place.frame).max(now)) }
+        probe.min(self.next_cycle(self.place.frame).max(now))
     }
 
     /// Whether an application's checkpoint blocks all writers and waits, most likely for us: seen at two probes.
@@ -221,6 +221,7 @@ impl SqliteSource {
         });
         if !marked {
             self.secure(sink)?;
+            self.held_images().for_each(|image| image.log_may_be_reset(after));
         }
         Ok(Some(!marked))
     }

@@ -321,6 +321,10 @@ impl LastFrames {
         self.complete = false;
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.complete && self.frames.is_empty()
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }

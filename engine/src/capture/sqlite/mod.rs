@@ -13,7 +13,8 @@
 //! A valid commit frame in the file alone is not a commit: its writer may have died before telling anyone.
 //!
 //! Who does what: `attach` where capture begins, `look` what is published, `commits` handing it over, `wait` until there
-//! is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full images,
+//! is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full images, `kept`
+//! what changes before an image has read it,
 //! `resume` going on after a restart, `files` descriptors and identities of files.
 
 mod attach;
@@ -22,6 +23,7 @@ mod cycle;
 mod error;
 mod files;
 mod image;
+mod kept;
 #[cfg(feature = "test-util")]
 pub(crate) mod laws;
 mod links;
@@ -31,12 +33,13 @@ mod resume;
 mod wait;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 pub use error::{CaptureError, SqliteSourceError};
 
 use self::cycle::Pace;
+use self::kept::Kept;
 use self::links::Links;
 use self::log::{Frames, LastFrames};
 use super::sink::Sink;
@@ -178,7 +181,8 @@ pub struct SqliteSource {
     crowded: bool,
     names_due: Instant,
     mismatch_since: Option<Instant>,
-    held_images: Arc<()>,
+    /// Images that may still be read.
+    images: Vec<Weak<Kept>>,
 }
 
 /// A commit's place in the log. The default is before the first.
