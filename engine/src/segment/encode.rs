@@ -408,7 +408,7 @@ impl<W: FrameSink> Encoder<W> {
         Ok(Finished { header, prologue, frames: self.sink })
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.open.is_full(self.params.page_size)
     }
 

@@ -66,6 +66,8 @@ impl Replayer {
             let bytes =
                 fetch(frame).map_err(|source| SegmentError::Fetch { offset: frame.offset, source })?;
             frame.check(&bytes)?;
+            // Previous versions are those of the state before the frame, cut and grown as it was.
+            cursor.settle(image)?;
             self.read_prefix(page_size.bytes(), image)?;
             let images = match frame.codec {
                 FrameCodec::Raw => &bytes[..],
@@ -161,41 +163,50 @@ impl<'a> Cursor<'a> {
     }
 
     fn write(&mut self, page: PageNo, bytes: &[u8], image: &mut dyn PageStore) -> Result<(), SegmentError> {
-        while self.current.is_none_or(|(_, left)| left == 0) {
-            if !self.advance(image)? {
-                return Err(SegmentError::List { list: "transactions" });
-            }
+        self.settle(image)?;
+        if self.current.is_none() {
+            self.begin(image)?;
         }
-        if let Some((tx, left)) = &mut self.current {
-            *left -= 1;
-            // A page beyond the end is not part of the state: it was cut off by the transaction that wrote it.
-            if page.get() <= tx.image_pages {
-                image
-                    .write(page, bytes)
-                    .map_err(|source| SegmentError::Image { page: page.get(), source })?;
-            }
+        let Some((tx, left)) = &mut self.current else {
+            return Err(SegmentError::List { list: "transactions" });
+        };
+        *left -= 1;
+        // A page beyond the end is not part of the state: it was cut off by the transaction that wrote it.
+        if page.get() <= tx.image_pages {
+            image.write(page, bytes).map_err(|source| SegmentError::Image { page: page.get(), source })?;
         }
         Ok(())
+    }
+
+    /// Makes the state that the next page is written to: ends the transactions that have all their pages.
+    fn settle(&mut self, image: &mut dyn PageStore) -> Result<(), SegmentError> {
+        loop {
+            match (self.current, self.rest.as_slice().first()) {
+                (Some((tx, 0)), _) => {
+                    self.current = None;
+                    end(tx, image).map_err(|source| SegmentError::Commit { tx: tx.tx, source })?;
+                }
+                (None, Some(next)) if next.pages == 0 => self.begin(image)?,
+                _ => return Ok(()),
+            }
+        }
     }
 
     fn finish(&mut self, image: &mut dyn PageStore) -> Result<(), SegmentError> {
-        while self.advance(image)? {}
-        Ok(())
+        self.settle(image)?;
+        let done = self.current.is_none() && self.rest.as_slice().is_empty();
+        if done { Ok(()) } else { Err(SegmentError::List { list: "transactions" }) }
     }
 
-    /// Ends the current transaction and begins the next. The image grows before the pages are written and shrinks
-    /// after. `false` when there is no next.
-    fn advance(&mut self, image: &mut dyn PageStore) -> Result<bool, SegmentError> {
-        if let Some((tx, _)) = self.current.take() {
-            end(tx, image).map_err(|source| SegmentError::Commit { tx: tx.tx, source })?;
-        }
-        let Some(next) = self.rest.next() else { return Ok(false) };
+    /// Begins the next transaction, if there is one. The image grows before its pages are written and shrinks after.
+    fn begin(&mut self, image: &mut dyn PageStore) -> Result<(), SegmentError> {
+        let Some(next) = self.rest.next() else { return Ok(()) };
         if next.image_pages > image.page_count() {
             let grown = image.resize(next.image_pages);
             grown.map_err(|source| SegmentError::Commit { tx: next.tx, source })?;
         }
         self.current = Some((next, next.pages));
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -446,3 +446,37 @@ fn a_failing_sink_loses_nothing_committed() {
     Replayer::new().replay_part(&part, TxId::FIRST, TxId::new(2).unwrap(), &mut replayed).unwrap();
     assert_eq!(replayed, image);
 }
+
+#[test]
+fn a_page_cut_off_and_grown_again_between_two_frames_has_zeros_as_its_previous_version() {
+    let size = PageSize::MAX;
+    let (mut model, mut encoder) = small(size);
+    let one = |number: u32, byte| BTreeMap::from([(PageNo::new(number).unwrap(), vec![byte; size.bytes()])]);
+    let mut number = 2;
+    let mut step = |encoder: &mut Encoder<Vec<u8>>, pages: &BTreeMap<_, _>, count: u16| {
+        feed(encoder, &model, pages, false, false);
+        model.apply(pages, count);
+        encoder.commit(&transaction(number, pages.len(), model.now())).unwrap();
+        number += 1;
+    };
+    // Fills the frame to its end; what follows without pages belongs to no frame.
+    while !encoder.is_full() {
+        step(&mut encoder, &one(1, 7), 40);
+    }
+    let none = BTreeMap::new();
+    step(&mut encoder, &none, 10);
+    step(&mut encoder, &none, 40);
+    // A match with the version before of one page goes on into that of the next.
+    let kept = PageNo::new(5).unwrap();
+    let mut edited = Model::start(size).now().page(kept).unwrap().to_vec();
+    edited[9] ^= 1;
+    let page = PageNo::new(30).unwrap();
+    assert!(encoder.wants_previous(page));
+    step(&mut encoder, &BTreeMap::from([(kept, edited), (page, vec![0; size.bytes()])]), 40);
+    let finished = encoder.finish().unwrap();
+    let object = [finished.prologue, finished.frames].concat().into();
+    let part = all_parts(&object).remove(0);
+    let mut image = Checked { image: model.images[0].clone(), model: &model, seen: 0 };
+    let last = part.prologue.header.range.last();
+    assert_eq!(Replayer::new().replay_part(&part, TxId::FIRST, last, &mut image).unwrap(), last);
+}
