@@ -77,7 +77,7 @@ fn sources_that_cannot_be_captured_say_what_to_do() {
     let answer =
         world.everwhen(&["run", world.database().to_str().unwrap(), "--listen", "off", "--metrics", "off"]);
     assert_eq!(answer.code, 7, "{answer:?}");
-    assert!(answer.err.contains("journal_mode") || answer.err.contains("--convert-to-wal"), "{answer:?}");
+    assert!(answer.err.contains("journal_mode") && answer.err.contains("--convert-to-wal"), "{answer:?}");
     rollback.execute_batch("INSERT INTO t VALUES (1)").unwrap();
 }
 
@@ -158,4 +158,32 @@ fn a_database_replaced_under_the_daemon_is_noticed_and_captured() {
     daemon.settle();
     let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
     assert!(!history["gaps"].as_array().unwrap().is_empty(), "{history}");
+}
+
+fn init_key(world: &World, file: &str, store: &str) {
+    let _ = world.everwhen(&["key", "init", file, "--store", store]).exits(0);
+}
+
+#[test]
+fn a_key_that_is_missing_or_not_needed_is_told_with_the_options_to_give_or_to_leave_out() {
+    let world = World::new(PROGRAM);
+    init_key(&world, "the.key", "sealed");
+    let missing = world.everwhen(&["history", "app", "--store", "sealed", "--json"]).exits(3).error();
+    for way in ["--key-file", "EVERWHEN_KEY_FILE", "EVERWHEN_KEY,"] {
+        assert!(missing["advice"].as_str().unwrap().contains(way), "{way}: {missing}");
+    }
+    let clear = protected();
+    init_key(&clear, "the.key", "sealed");
+    let history = ["history", "app", "--store", "app.db.everwhen", "--key-file", "the.key", "--json"];
+    let needless = clear.everwhen(&history).exits(2).error();
+    assert!(needless["advice"].as_str().unwrap().contains("--key-file"), "{needless}");
+}
+
+#[test]
+fn a_key_is_only_drawn_for_a_repository_that_has_one() {
+    let world = protected();
+    let answer = world.everwhen(&["key", "rotate", "new.key", "--store", "app.db.everwhen", "--json"]);
+    let error = answer.exits(2).error();
+    assert!(error["message"].as_str().unwrap().contains("not encrypted"), "{error}");
+    assert!(!world.path("new.key").exists(), "a key that opens nothing");
 }

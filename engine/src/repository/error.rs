@@ -189,10 +189,12 @@ impl Explain for RepositoryError {
             }
             Self::NewerFormat { .. } => "Use the version of Everwhen that wrote it, or a newer one.",
             Self::KeyNeeded { .. } => {
-                "Give the repository's key: a file, an environment variable or a command that prints it."
+                "Give the repository's key with --key-file FILE or EVERWHEN_KEY_FILE, or the key itself in EVERWHEN_KEY, or \
+                 name a file, a variable or a command that prints it in the configuration's [key]."
             }
             Self::NotEncrypted { .. } => {
-                "Leave the key out; a repository is encrypted from its creation or never."
+                "Leave --key-file, EVERWHEN_KEY_FILE, EVERWHEN_KEY and the configuration's [key] out; a repository is encrypted \
+                 from its creation or never."
             }
             Self::WrongKey { .. } => {
                 "Give the key of that id. If it was rotated, the former key no longer opens it."
