@@ -105,11 +105,8 @@ async fn each(
 /// A damaged or missing object is a finding, a store that fails is an error.
 fn finding(result: Result<Checked, ReadError>) -> Result<Checked, ReadError> {
     match result {
-        Err(error) => match error.lost_object() {
-            Some(object) => {
-                let problem = Some(Problem::new(&object, &error));
-                Ok(Checked { problem, ..Checked::sound(0) })
-            }
+        Err(error) => match Problem::of(&error) {
+            Some(problem) => Ok(Checked { problem: Some(problem), ..Checked::sound(0) }),
             None => Err(error),
         },
         sound => sound,
