@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use everwhen_engine::error::{ErrorKind, Explain};
-use everwhen_engine::history::{History, Point};
+use everwhen_engine::history::{History, Point, Seen};
 use everwhen_engine::ids::DatabaseId;
 use everwhen_engine::plan::{RestorePlan, Target};
 use everwhen_engine::restore::{
@@ -37,11 +37,14 @@ const SIDECARS: &[&str] = &["-wal", "-journal", "-shm"];
 pub(crate) struct DatabaseReader {
     records: Records,
     record: Record,
+    /// A running daemon's word on how far it covers the time, beyond the marks in the repository. It is heard before the
+    /// segments are listed, so it vouches for segments that are there.
+    heard: Option<Seen>,
 }
 
 impl DatabaseReader {
-    pub(crate) fn new(records: Records, record: Record) -> Self {
-        Self { records, record }
+    pub(crate) fn new(records: &Records, record: Record, heard: Option<Seen>) -> Self {
+        Self { records: records.clone(), record, heard }
     }
 
     /// Its name.
@@ -58,16 +61,15 @@ impl DatabaseReader {
     }
 
     async fn read_history(&self) -> Result<History, Failure> {
-        self.records.objects.history(self.id()).await.map_err(|error| Failure::of(&error))
+        let findings = self.records.objects.findings(self.id()).await;
+        let mut findings = findings.map_err(|error| Failure::of(&error))?;
+        findings.seen.extend(self.heard);
+        Ok(History::build(self.id(), findings))
     }
 
     /// Windows, gaps, timelines, bases.
     pub(crate) async fn history(&self) -> Result<v1::GetHistoryResponse, Failure> {
-        let history = self.read_history().await?;
-        for flaw in history.flaws() {
-            tracing::warn!("{}: {flaw}", self.name());
-        }
-        Ok(history_out(&history, self.described()))
+        Ok(history_out(&self.read_history().await?, self.described()))
     }
 
     /// What the repository alone can say of the protection.
@@ -190,9 +192,9 @@ impl DatabaseReader {
         cancel: &Cancel,
     ) -> Result<VerifyReport, Failure> {
         // What a catalog remembers is no evidence: everything is listed and read anew.
-        let (objects, failed) = (&self.records.plain, |error: ReadError| Failure::of(&error));
+        let (objects, failed) = (&self.records.repository, |error: ReadError| Failure::of(&error));
         let history = restore::history_of(objects, self.id()).await.map_err(failed)?;
-        let packs = objects.packs(self.id()).await.map_err(failed)?;
+        let packs = Inventory::packs(objects, self.id()).await.map_err(failed)?;
         let restore = sqlite_options();
         let options = VerifyOptions { deep_in, restore: &restore, progress, cancel };
         verify::verify(objects, &history, &packs, &options).await.map_err(|error| Failure::of(&error))

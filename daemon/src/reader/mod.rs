@@ -2,7 +2,6 @@
 
 mod database;
 pub(crate) mod later;
-mod objects;
 mod records;
 
 use everwhen_engine::history::Seen;
@@ -57,19 +56,17 @@ impl Reader {
             return Ok(vec![self.database(called, None).await?]);
         }
         let records = self.records.records().await?;
-        Ok(records.into_iter().map(|record| self.records.reader(record)).collect())
+        Ok(records.into_iter().map(|record| DatabaseReader::new(&self.records, record, None)).collect())
     }
 
     async fn database(&self, called: &str, target: Option<&v1::Target>) -> Result<DatabaseReader, Failure> {
         let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
-        if let Some(seen) = self.seen(&record.id.to_string(), target).await {
-            self.records.plain.hear(record.id, seen);
-        }
-        Ok(self.records.reader(record))
+        let heard = self.heard(&record.id.to_string(), target).await;
+        Ok(DatabaseReader::new(&self.records, record, heard))
     }
 
     /// The word of the daemon beside the repository. Without one, or if it does not know, there is none.
-    async fn seen(&self, id: &str, target: Option<&v1::Target>) -> Option<Seen> {
+    async fn heard(&self, id: &str, target: Option<&v1::Target>) -> Option<Seen> {
         let daemon = self.daemon.as_ref()?;
         if target.is_some() {
             // Whatever it answers: to find the point it makes the repository reach up to the moment asked for.

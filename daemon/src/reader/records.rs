@@ -7,8 +7,6 @@ use everwhen_engine::store::Store;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 
-use super::database::DatabaseReader;
-use super::objects::HeardRepository;
 use crate::config::{Config, KeyEntry};
 use crate::failure::Failure;
 use crate::state::StateFolder;
@@ -82,32 +80,25 @@ pub(crate) fn no_such_database(called: &str) -> Failure {
 /// A repository being read, with the catalog of what is known of it.
 #[derive(Clone)]
 pub(crate) struct Records {
+    /// Listed anew each time.
     pub(crate) repository: Repository,
-    /// Its objects, listed anew each time.
-    pub(crate) plain: HeardRepository,
-    /// Its objects, with the catalog before them.
-    pub(crate) objects: Cataloged<HeardRepository>,
+    /// With the catalog before it.
+    pub(crate) objects: Cataloged<Repository>,
 }
 
 impl Records {
     /// Uses the catalog in a state folder; one in memory if that cannot be had (the folder of another user, say).
     pub(crate) fn new(repository: Repository, state: &StateFolder) -> Result<Self, Failure> {
-        let plain = HeardRepository::new(repository.clone());
         let folder = state.path().join(format!("repository-{}", repository.id()));
         let made = state.make().is_ok() && std::fs::create_dir_all(&folder).is_ok();
         let on_disk = if made { Catalog::open(&folder, repository.id()).ok() } else { None };
         let catalog = on_disk.map_or_else(Catalog::in_memory, Ok).map_err(|error| Failure::of(&error))?;
-        Ok(Self { repository, objects: Cataloged::new(plain.clone(), catalog), plain })
+        Ok(Self { objects: Cataloged::new(repository.clone(), catalog), repository })
     }
 
     /// The repository's URL.
     pub(crate) fn url(&self) -> &str {
         self.repository.store().url()
-    }
-
-    /// One database.
-    pub(crate) fn reader(&self, record: Record) -> DatabaseReader {
-        DatabaseReader::new(self.clone(), record)
     }
 
     /// The database of this name, path or id.

@@ -323,15 +323,12 @@ impl Daemon {
             let status = guard.status();
             let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
             if let Some(record) = records.find(&id).await? {
-                if let Some(seen) = seen_in(&status) {
-                    records.plain.hear(record.id, seen);
-                }
-                return Ok(records.reader(record));
+                return Ok(DatabaseReader::new(records, record, seen_in(&status)));
             }
         }
         for home in self.homes().await {
             if let Some(record) = home.records.find(called).await? {
-                return Ok(home.records.reader(record));
+                return Ok(DatabaseReader::new(&home.records, record, None));
             }
         }
         Err(reader::no_such_database(called))
