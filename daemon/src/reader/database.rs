@@ -142,7 +142,7 @@ impl DatabaseReader {
 
     /// What a restore would do.
     pub(crate) async fn plan(&self, target: Option<v1::Target>) -> Result<v1::RestorePlan, Failure> {
-        Ok(plan_out(&self.plan_for(target_in(target)?, Timestamp::now()).await?))
+        Ok(plan_out(&self.plan_for(target_in(target).map_err(Failure::usage)?, Timestamp::now()).await?))
     }
 
     /// Restores. Dropping the stream cancels it.
@@ -165,7 +165,7 @@ impl DatabaseReader {
         events: mpsc::Sender<Event>,
         cancel: Cancel,
     ) -> Result<v1::RestoreReport, Failure> {
-        let (target, now) = (target_in(target)?, Timestamp::now());
+        let (target, now) = (target_in(target).map_err(Failure::usage)?, Timestamp::now());
         let plan = self.plan_for(target, now).await?;
         let _ = events.send(Event::Plan(plan_out(&plan))).await;
         let told: ProgressFn =

@@ -21,9 +21,9 @@ use super::home::{self, Home};
 use crate::answers::{Answer, Answers, Parts};
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
+use crate::naming::{is_called, spelt};
 use crate::place::{Place, Told};
 use crate::reader::{self, DatabaseReader};
-use crate::verbs::spelt;
 use crate::wire::{seen_in, time_in, time_out};
 
 /// How often a database that could not be protected is tried again.
@@ -308,7 +308,7 @@ impl Daemon {
     fn guard(&self, called: &str) -> Option<Arc<Guard>> {
         self.guards().into_iter().find(|guard| {
             let status = guard.status();
-            status.database.is_some_and(|database| crate::verbs::is_called(&database, called))
+            status.database.is_some_and(|database| is_called(&database, called))
         })
     }
 
@@ -488,7 +488,7 @@ impl Answers for Arc<Daemon> {
             }
             if !request.database.is_empty() {
                 let called = |db: &v1::DatabaseStatus| {
-                    db.database.as_ref().is_some_and(|db| crate::verbs::is_called(db, &request.database))
+                    db.database.as_ref().is_some_and(|db| is_called(db, &request.database))
                 };
                 status.databases.retain(called);
                 if status.databases.is_empty() {

@@ -8,9 +8,9 @@ use everwhen_engine::verify::{VerifyProgress, VerifyReport};
 use everwhen_proto::v1;
 use serde::Serialize;
 
-use super::reach::named;
 use crate::cli;
 use crate::failure::Failure;
+use crate::naming::named;
 use crate::output::{self, Progress};
 use crate::place::Told;
 use crate::reader::Reader;
