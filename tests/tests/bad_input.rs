@@ -102,13 +102,43 @@ fn a_database_that_does_not_exist_yet_is_protected_when_it_comes() {
 fn places_without_a_repository_are_named() {
     let world = World::new(PROGRAM);
     drop(world.connect());
-    for verb in ["history", "points"] {
-        let answer = world.everwhen(&[verb, world.database().to_str().unwrap(), "--json"]);
-        assert_ne!(answer.code, 0);
-        assert!(answer.error()["advice"].is_string(), "{answer:?}");
-    }
+    every_reading_verb_says_6(&world, &["app.db"]);
     let answer = world.everwhen(&["history", "app", "--store", "s3://127.0.0.1-nowhere/x", "--json"]);
     assert_ne!(answer.code, 0);
+    let _ = world.everwhen(&["history", "app", "--json"]).exits(2);
+}
+
+fn every_reading_verb_says_6(world: &World, place: &[&str]) {
+    for verb in ["status", "history", "points", "verify", "restore"] {
+        let more: &[&str] = if verb == "restore" { &["--latest", "--to", "x.db"] } else { &[] };
+        let answer = world.everwhen(&[&[verb], place, more, &["--json"]].concat()).exits(6);
+        let error = answer.error();
+        assert_eq!(error["kind"], "store_unreachable", "{verb}: {error}");
+        assert!(error["advice"].is_string(), "{verb}: {error}");
+    }
+    assert!(!world.path("x.db").exists());
+}
+
+#[test]
+fn a_repository_that_was_moved_away_is_told_by_every_reading_verb() {
+    let world = protected();
+    std::fs::rename(world.repository(), world.path("elsewhere")).unwrap();
+    every_reading_verb_says_6(&world, &["app.db"]);
+    every_reading_verb_says_6(&world, &["app.db", "--store", "app.db.everwhen"]);
+    std::fs::create_dir(world.repository()).unwrap();
+    every_reading_verb_says_6(&world, &["app.db", "--store", "app.db.everwhen"]);
+    let _ = world.everwhen(&["history", "app.db", "--store", "elsewhere"]).exits(0);
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_told_by_every_reading_verb() {
+    let world = World::new(PROGRAM)
+        .with_env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        .with_env("AWS_ALLOW_HTTP", "true")
+        .with_env("AWS_REGION", "us-east-1")
+        .with_env("AWS_ACCESS_KEY_ID", "id")
+        .with_env("AWS_SECRET_ACCESS_KEY", "secret");
+    every_reading_verb_says_6(&world, &["app", "--store", "s3://bucket/backups"]);
 }
 
 #[test]
