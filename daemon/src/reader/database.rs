@@ -8,11 +8,10 @@ use everwhen_engine::history::{History, Point, Seen};
 use everwhen_engine::ids::DatabaseId;
 use everwhen_engine::plan::{RestorePlan, Target};
 use everwhen_engine::restore::{
-    self, Cancel, Inventory, Options, ProgressFn, ReadError, RestoreError, RestorePoint, RestoreReport,
+    self, Cancel, Inventory, Options, ProgressFn, RestoreError, RestorePoint, RestoreReport,
 };
 use everwhen_engine::sqlite::lock_byte_page;
 use everwhen_engine::time::Timestamp;
-use everwhen_engine::verify::{self, VerifyOptions, VerifyProgressFn, VerifyReport};
 use everwhen_proto::v1;
 use everwhen_proto::v1::restore_response::Event;
 use futures::{FutureExt, StreamExt, stream};
@@ -45,11 +44,6 @@ pub(crate) struct DatabaseReader {
 impl DatabaseReader {
     pub(crate) fn new(records: &Records, record: Record, heard: Option<Seen>) -> Self {
         Self { records: records.clone(), record, heard }
-    }
-
-    /// Its name.
-    pub(crate) fn name(&self) -> &str {
-        &self.record.name
     }
 
     fn id(&self) -> DatabaseId {
@@ -184,22 +178,6 @@ impl DatabaseReader {
         report.map(|report| report_out(&report)).map_err(|error| restore_failure(&error))
     }
 
-    /// Verifies what the repository holds of it; with a folder for scratch files, also by rebuilding every state.
-    pub(crate) async fn verify(
-        &self,
-        deep_in: Option<&Path>,
-        progress: VerifyProgressFn,
-        cancel: &Cancel,
-    ) -> Result<VerifyReport, Failure> {
-        // What a catalog remembers is no evidence: everything is listed and read anew.
-        let (objects, failed) = (&self.records.repository, |error: ReadError| Failure::of(&error));
-        let history = restore::history_of(objects, self.id()).await.map_err(failed)?;
-        let packs = Inventory::packs(objects, self.id()).await.map_err(failed)?;
-        let restore = sqlite_options();
-        let options = VerifyOptions { deep_in, restore: &restore, progress, cancel };
-        verify::verify(objects, &history, &packs, &options).await.map_err(|error| Failure::of(&error))
-    }
-
     /// Changes name or class.
     pub(crate) async fn set(&self, request: &v1::SetDatabaseRequest) -> Result<v1::Database, Failure> {
         let record = self.records.set(self.record.clone(), &request.name, &request.class).await?;
@@ -248,7 +226,7 @@ fn restore_point(point: &RestorePoint) -> v1::RestorePoint {
 }
 
 /// What a restore must know of SQLite.
-fn sqlite_options() -> Options {
+pub(super) fn sqlite_options() -> Options {
     Options { sidecar_suffixes: SIDECARS, left_out: |size| Some(lock_byte_page(size)), ..Options::default() }
 }
 

@@ -3,6 +3,7 @@
 mod database;
 pub(crate) mod later;
 mod records;
+mod verify;
 
 use everwhen_engine::history::Seen;
 use everwhen_proto::v1;
@@ -50,17 +51,10 @@ impl Reader {
         Ok(Some(named.to_owned()))
     }
 
-    /// One database, or all.
-    pub(crate) async fn all(&self, called: Option<&str>) -> Result<Vec<DatabaseReader>, Failure> {
-        if let Some(called) = called {
-            return Ok(vec![self.database(called, None).await?]);
-        }
-        let records = self.records.records().await?;
-        Ok(records.into_iter().map(|record| DatabaseReader::new(&self.records, record, None)).collect())
-    }
-
     async fn database(&self, called: &str, target: Option<&v1::Target>) -> Result<DatabaseReader, Failure> {
-        let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
+        let Some(record) = self.records.find(called).await? else {
+            return Err(self.records.none_called(called).await);
+        };
         let heard = self.heard(&record.id.to_string(), target).await;
         Ok(DatabaseReader::new(&self.records, record, heard))
     }

@@ -4,6 +4,7 @@ use everwhen_engine::catalog::{Catalog, Cataloged};
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::repository::{CreateOptions, DatabaseRecord, KeySource, Repository, RepositoryError};
 use everwhen_engine::store::Store;
+use everwhen_engine::store::keys::record_key;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 
@@ -114,6 +115,18 @@ impl Records {
     pub(crate) async fn only(&self) -> Result<Option<Record>, Failure> {
         let mut records = self.records().await?;
         Ok(if records.len() == 1 { records.pop() } else { None })
+    }
+
+    /// Why nothing is called so: a database that lost its record may be the one that is meant.
+    pub(crate) async fn none_called(&self, called: &str) -> Failure {
+        match self.repository.lost_databases(Timestamp::now()).await {
+            Ok(lost) => match lost.first() {
+                Some(id) => Failure::of(&RepositoryError::Missing { key: record_key(*id, 1) })
+                    .while_(format!("no database is known as '{called}'")),
+                None => no_such_database(called),
+            },
+            Err(error) => Failure::of(&error),
+        }
     }
 
     /// All records, ordered by name. One that cannot be read is told, and does not hide the others.

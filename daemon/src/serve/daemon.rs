@@ -322,8 +322,11 @@ impl Daemon {
             let records = &guard.home.records;
             let status = guard.status();
             let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
-            if let Some(record) = records.find(&id).await? {
-                return Ok(DatabaseReader::new(records, record, seen_in(&status)));
+            match records.find(&id).await? {
+                Some(record) => return Ok(DatabaseReader::new(records, record, seen_in(&status))),
+                // It was there when protection began.
+                None if !id.is_empty() => return Err(records.none_called(called).await),
+                None => {}
             }
         }
         for home in self.homes().await {

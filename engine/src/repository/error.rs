@@ -180,7 +180,7 @@ impl Explain for RepositoryError {
         let text = match self {
             Self::Store(error) => return error.advice(),
             Self::NotARepository { .. } => {
-                "Check the address, the prefix in it too. `everwhen run DB --store …` makes a repository where there is none."
+                "Check the address, the prefix in it too, and whether its disk is mounted. `everwhen run DB --store …` makes a repository where there is none."
             }
             Self::AlreadyThere { .. } => "Open it, or choose another prefix.",
             Self::Foreign { .. } => {

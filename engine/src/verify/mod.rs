@@ -37,7 +37,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(object: &impl ToString, what: &impl ToString) -> Self {
+    /// Says what is wrong with an object.
+    pub fn new(object: &impl ToString, what: &impl ToString) -> Self {
         Self { object: object.to_string(), what: what.to_string() }
     }
 
