@@ -1,6 +1,8 @@
 //! Every kind of bad input gets a clear error, the right exit code, and changes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+use std::process::Command;
+
 use everwhen_tests::World;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
@@ -216,4 +218,30 @@ fn a_key_is_only_drawn_for_a_repository_that_has_one() {
     let error = answer.exits(2).error();
     assert!(error["message"].as_str().unwrap().contains("not encrypted"), "{error}");
     assert!(!world.path("new.key").exists(), "a key that opens nothing");
+}
+
+#[test]
+fn the_draft_of_a_killed_restore_goes_with_the_next_one_to_that_name() {
+    let world = protected();
+    let drafts = || {
+        let names = std::fs::read_dir(world.path(".")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".x.db.everwhen-")).count()
+    };
+    let trapped = Command::new(PROGRAM)
+        .args(["restore", "app.db", "--latest", "--to", "x.db"])
+        .current_dir(world.path("."))
+        .env("EVERWHEN_FAILPOINT", "restore_before_publish")
+        .output()
+        .unwrap();
+    assert_eq!(trapped.status.code(), None, "killed: {trapped:?}");
+    assert_eq!((drafts(), world.path("x.db").exists()), (1, false));
+    let (planned, _) = world.restore(&["--latest", "--dry-run"], "x.db");
+    let _ = planned.exits(0);
+    let (other, _) = world.restore(&["--latest"], "y.db");
+    let _ = other.exits(0);
+    assert_eq!(drafts(), 1, "a dry run and another name change nothing");
+    let (answer, _) = world.restore(&["--latest", "--log", "info"], "x.db");
+    let answer = answer.exits(0);
+    assert!(answer.err.contains("left by a restore that was killed"), "{answer:?}");
+    assert_eq!(drafts(), 0);
 }
