@@ -119,14 +119,14 @@ impl Records {
 
     /// Why nothing is called so: a database that lost its record may be the one that is meant.
     pub(crate) async fn none_called(&self, called: &str) -> Failure {
-        match self.repository.lost_databases(Timestamp::now()).await {
-            Ok(lost) => match lost.first() {
-                Some(id) => Failure::of(&RepositoryError::Missing { key: record_key(*id, 1) })
-                    .while_(format!("no database is known as '{called}'")),
-                None => no_such_database(called),
-            },
-            Err(error) => Failure::of(&error),
-        }
+        let lost = match self.repository.lost_databases(Timestamp::now()).await {
+            Ok(lost) => lost,
+            Err(error) => return Failure::of(&error),
+        };
+        let Some(id) = lost.first() else { return no_such_database(called) };
+        let missing = Failure::of(&RepositoryError::Missing { key: record_key(*id, 1) });
+        let advice = format!("`everwhen verify --store {}` checks all that is left in it", self.url());
+        Failure { advice: Some(advice), ..missing.while_(format!("no database is known as '{called}'")) }
     }
 
     /// All records, ordered by name. One that cannot be read is told, and does not hide the others.

@@ -257,7 +257,7 @@ fn missing_packs(
 ) -> Vec<Problem> {
     let there: BTreeMap<Digest, u64> = packs.iter().copied().collect();
     let wrong = named.iter().filter_map(|(digest, len)| match there.get(digest) {
-        None => Some(Problem::new(&pack_key(database, *digest), &"it is missing, and a base names it")),
+        None => Some(Problem::new(&pack_key(database, *digest), &"it is missing")),
         Some(size) if size != len => {
             let what = format!("it has {size} bytes, a base says {len}");
             Some(Problem::new(&pack_key(database, *digest), &what))
