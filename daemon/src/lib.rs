@@ -57,7 +57,7 @@ fn told_by_parser(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
         let text = error.render().to_string();
         let text = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let failure = Failure::usage(text).advise("see `everwhen help`, or --help of the command");
+        let failure = Failure::usage(text).advise("see `everwhen --help`, or --help of the command");
         eprint!("{}", failure.render(true));
         return failure.exit_code().into();
     }

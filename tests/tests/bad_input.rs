@@ -42,6 +42,8 @@ fn texts_that_are_no_times_and_no_positions_are_usage_errors() {
         let (answer, _) = world.restore(&point, "x.db");
         let _ = answer.exits(2);
     }
+    let answer = world.everwhen(&["points", "app.db", "--from", "2026-01-02", "--to", "2026-01-01"]);
+    let _ = answer.exits(2);
 }
 
 #[test]

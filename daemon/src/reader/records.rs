@@ -123,10 +123,24 @@ impl Records {
             Ok(lost) => lost,
             Err(error) => return Failure::of(&error),
         };
-        let Some(id) = lost.first() else { return no_such_database(called) };
+        let Some(id) = lost.first() else { return self.no_database(called).await };
         let missing = Failure::of(&RepositoryError::Missing { key: record_key(*id, 1) });
         let advice = format!("`everwhen verify --store {}` checks all that is left in it", self.url());
         Failure { advice: Some(advice), ..missing.while_(format!("no database is known as '{called}'")) }
+    }
+
+    async fn no_database(&self, called: &str) -> Failure {
+        let known: Vec<String> = match self.records().await {
+            Ok(records) => records.into_iter().map(|record| record.name).collect(),
+            Err(failure) => return failure,
+        };
+        let advice = match known.first() {
+            Some(_) => format!("`everwhen databases list --store {}` shows their paths and ids", self.url()),
+            None => {
+                format!("check the address; `everwhen run DB --store {}` protects one into it", self.url())
+            }
+        };
+        Failure::of(&RepositoryError::NoSuchDatabase { wanted: called.to_owned(), known }).advise(advice)
     }
 
     /// All records, ordered by name. One that cannot be read is told, and does not hide the others.

@@ -104,7 +104,8 @@ impl Guard {
         let folder = entry.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let missing = format!("{}: there is no folder {}", cannot(), folder.display());
-            return Err(Failure::new(ErrorKind::TargetUnfit, missing));
+            return Err(Failure::new(ErrorKind::TargetUnfit, missing)
+                .advise("check the path: the file need not exist yet, its folder must"));
         }
         let path = entry.path.clone();
         let options = entry.sqlite();

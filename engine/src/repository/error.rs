@@ -138,7 +138,7 @@ fn known_names(known: &[String]) -> String {
     if known.len() > names.len() {
         names.push("…");
     }
-    if names.is_empty() { String::new() } else { format!("; there are: {}", names.join(", ")) }
+    if names.is_empty() { ": it holds none".to_owned() } else { format!("; there are: {}", names.join(", ")) }
 }
 
 fn ids(found: &[DatabaseId]) -> String {
