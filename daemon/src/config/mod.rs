@@ -35,7 +35,7 @@ queue = "32MiB"                          # memory for what waits for the store
 spool = "4GiB"                           # disk for it, when the store is away
 
 [key]                                    # for an encrypted repository: one of
-file = "/etc/everwhen/repository.key"    # environment = "NAME", command = "…"
+file = "/etc/everwhen/repository.key"    # or environment = "…", command = "…"
 
 [class.production]
 retention = "28d"
