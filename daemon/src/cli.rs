@@ -17,8 +17,11 @@ use crate::config::{Door, door, units};
         Protect a database, and get it back as it was ten minutes ago:\n  \
         everwhen run app.db &\n  \
         everwhen restore app.db --at '10 minutes ago' --to restored.db\n\n\
-        Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy or guard, 4 no such point, 5 repository damaged,\n\
-        6 store unreachable, 7 target unfit",
+        Exit codes:\n  \
+        0 done             4 no such point, or no such database\n  \
+        1 failed           5 repository damaged\n  \
+        2 usage            6 store unreachable\n  \
+        3 refused          7 target or source unfit",
     subcommand_required = true,
     arg_required_else_help = true,
     disable_help_subcommand = true
@@ -36,7 +39,8 @@ pub(crate) struct Logging {
     /// Form of the log on standard error
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT", help_heading = "Logging")]
     pub(crate) log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or per module (everwhen_engine=debug)
+    /// What to log: error, warn, info, debug, trace, or per module (everwhen_engine=debug) [default: info for run, else
+    /// warn]
     #[arg(
         long,
         global = true,
@@ -98,17 +102,21 @@ pub(crate) struct Json {
 /// Where the repository and the local state are.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Place {
-    /// The repository: a path, file://, s3://bucket/prefix, gs://, az:// or memory:// [default: the folder DB.everwhen]
+    /// The repository: a path, file://, s3://bucket/prefix, gs:// or az:// [default: the folder DB.everwhen of a DB given
+    /// by its path]
+    ///
+    /// Object stores take credentials from the environment; `everwhen run --help` has the variables.
     #[arg(long, env = "EVERWHEN_STORE", value_name = "URL", hide_env_values = true)]
     pub(crate) store: Option<String>,
     /// The configuration file (TOML)
-    #[arg(long, env = "EVERWHEN_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "EVERWHEN_CONFIG", value_name = "FILE", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
-    /// The folder for local state [default: DB.everwhen/local, or ~/.local/state/everwhen with a store]
+    /// The folder for local state [default: DB.everwhen/local; with another store ~/.local/state/everwhen, for root
+    /// /var/lib/everwhen]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
-    /// The file with the key of an encrypted repository
-    #[arg(long, env = "EVERWHEN_KEY_FILE", value_name = "FILE")]
+    /// The file with the key of an encrypted repository. EVERWHEN_KEY may hold the key itself instead
+    #[arg(long, env = "EVERWHEN_KEY_FILE", value_name = "FILE", hide_env_values = true)]
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -118,7 +126,13 @@ pub(crate) struct Reach {
     #[command(flatten)]
     pub(crate) place: Place,
     /// Ask this daemon instead of reading the repository: http://HOST:PORT or unix:PATH
-    #[arg(long, env = "EVERWHEN_ADDR", value_name = "ADDR", conflicts_with = "key_file")]
+    #[arg(
+        long,
+        env = "EVERWHEN_ADDR",
+        value_name = "ADDR",
+        hide_env_values = true,
+        conflicts_with = "key_file"
+    )]
     pub(crate) addr: Option<String>,
 }
 
@@ -158,16 +172,20 @@ pub(crate) struct Run {
 
 const RUN_EXAMPLES: &str = concat!(
     "Examples:\n",
-    "  everwhen run app.db                                   protects app.db into app.db.everwhen/\n",
-    "  everwhen run app.db --store s3://bucket/backups       into an object store\n",
-    "  everwhen run --config /etc/everwhen.toml              as a service\n\n",
+    "  everwhen run app.db                                into app.db.everwhen/\n",
+    "  everwhen run app.db --store s3://bucket/backups    into an object store\n",
+    "  everwhen run --config /etc/everwhen.toml           as a service\n\n",
     "Object stores take credentials and endpoints from the environment:\n",
-    "  s3://  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL\n",
-    "  gs://  GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (files), GOOGLE_BASE_URL\n",
-    "  az://  AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN,\n",
-    "         AZURE_STORAGE_ENDPOINT, AZURE_STORAGE_USE_EMULATOR\n",
-    "Without credentials: the role, service account or managed identity of the machine. For each\n",
-    "there are also …_ALLOW_HTTP=true, …_PROXY_URL and …_TIMEOUT (AWS_ALLOW_HTTP and so on).\n\n",
+    "  s3://  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,\n",
+    "         AWS_REGION, AWS_ENDPOINT_URL\n",
+    "  gs://  GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (files),\n",
+    "         GOOGLE_BASE_URL\n",
+    "  az://  AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or\n",
+    "         AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_ENDPOINT,\n",
+    "         AZURE_STORAGE_USE_EMULATOR\n",
+    "Without credentials: the role, service account or managed identity of the\n",
+    "machine. For each there are also …_ALLOW_HTTP=true, …_PROXY_URL and …_TIMEOUT\n",
+    "(AWS_ALLOW_HTTP and so on).\n\n",
     "A configuration with every key (all are optional):\n\n",
 );
 
@@ -210,9 +228,12 @@ pub(crate) struct History {
 }
 
 /// List restore points: every commit is one
+///
+/// One line for each: its position, its commit time, the pages it changed. TIME is RFC 3339 (2026-11-21T14:03:00Z), a
+/// local time ('2026-11-21 14:03:00') or a span back ('10 minutes ago').
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  everwhen points app.db --from '10 minutes ago'\n  \
-    everwhen points app.db --from '2026-11-21 14:00' --to '2026-11-21 14:05' --json")]
+    everwhen points app.db --from '2026-11-21 14:00' --to '2026-11-21 14:05'")]
 pub(crate) struct Points {
     /// The database: path, name or id
     #[arg(value_name = "DB")]
@@ -232,13 +253,14 @@ pub(crate) struct Points {
 /// Give a database back as it was after one commit, into a new file, proven
 ///
 /// TIME is RFC 3339 (2026-11-21T14:03:00Z), a local time ('2026-11-21 14:03:00') or a span back ('10 minutes ago').
-/// The state at a time is the last commit at or before it.
+/// The state at a time is the last commit at or before it. With --addr it is the daemon that makes the file, on its
+/// machine.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  everwhen restore app.db --at '10 minutes ago' --to restored.db\n  \
     everwhen restore app.db --position 1/00000000000001a7 --to restored.db\n  \
     everwhen restore app --store s3://bucket/backups --latest --to app.db\n  \
-    everwhen restore app.db --latest --to x.db --dry-run      what it would read and write",
+    everwhen restore app.db --latest --to x.db --dry-run    what it would do",
     group = clap::ArgGroup::new("point").required(true).args(["at", "position", "latest"])
 )]
 pub(crate) struct Restore {
@@ -268,7 +290,8 @@ pub(crate) struct Restore {
 
 /// Check a repository: every object against its name and its chain
 ///
-/// With --deep it also rebuilds the database and proves the state after every commit.
+/// With --deep it also rebuilds the database in a temporary folder (TMPDIR) and proves the state after every commit.
+/// Reads the repository itself, whether a daemon runs or not, and changes nothing.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  everwhen verify app.db\n  everwhen verify --store s3://bucket/backups --deep --json"
@@ -319,6 +342,8 @@ impl Databases {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DatabasesVerb {
     /// List the databases of a repository or of a daemon
+    #[command(after_long_help = "Examples:\n  everwhen databases list --store s3://bucket/backups\n  \
+        everwhen databases list --addr http://127.0.0.1:7437")]
     List {
         #[command(flatten)]
         reach: Reach,
@@ -326,6 +351,9 @@ pub(crate) enum DatabasesVerb {
         json: Json,
     },
     /// Protect one more database: at once if the daemon runs, else when it starts
+    #[command(
+        after_long_help = "Example:\n  everwhen databases add /srv/shop.db --store s3://bucket/backups"
+    )]
     Add {
         /// Its file. Need not exist yet
         #[arg(value_name = "PATH")]
@@ -342,6 +370,8 @@ pub(crate) enum DatabasesVerb {
         json: Json,
     },
     /// End the protection of a database that was added. Its history stays
+    ///
+    /// What was named to `everwhen run` or in the configuration is ended there.
     Remove {
         /// The database: path, name or id
         #[arg(value_name = "DB")]
@@ -352,12 +382,16 @@ pub(crate) enum DatabasesVerb {
         json: Json,
     },
     /// Change the name or the class of a database. Deletes no history
+    #[command(
+        after_long_help = "Example:\n  everwhen databases set app --class sandbox --store s3://bucket/backups",
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["name", "class"])
+    )]
     Set {
         /// The database: path, name or id
         #[arg(value_name = "DB")]
         database: String,
         /// The new name
-        #[arg(long, value_name = "NAME", required_unless_present = "class")]
+        #[arg(long, value_name = "NAME")]
         name: Option<String>,
         /// The new class
         #[arg(long, value_name = "CLASS")]
@@ -405,8 +439,11 @@ pub(crate) enum KeyVerb {
         json: Json,
     },
     /// Draw a new key into a file, and let it replace the old one. No data is written anew
+    #[command(
+        after_long_help = "Example:\n  everwhen key rotate new.key --store s3://bucket/backups --key-file old.key"
+    )]
     Rotate {
-        /// The file to make
+        /// The file to make for the new key; --key-file names the present one
         #[arg(value_name = "FILE")]
         file: PathBuf,
         #[command(flatten)]
@@ -446,6 +483,27 @@ mod tests {
         let cli = Cli::try_parse_from(["everwhen", "restore", "a", "--to", "x", "--at", "-2 days"]).unwrap();
         let Verb::Restore(restore) = cli.verb else { panic!("{:?}", cli.verb) };
         assert_eq!(restore.at.as_deref(), Some("-2 days"));
+    }
+
+    /// What is printed to be copied must not be broken into lines by a narrow terminal.
+    #[test]
+    fn examples_fit_a_terminal() {
+        fn check(command: &clap::Command) {
+            let examples = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            for line in examples.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command().mut_subcommand("run", with_configuration));
+    }
+
+    #[test]
+    fn a_change_of_a_database_changes_something() {
+        let parse = |args: &str| Cli::try_parse_from(args.split(' '));
+        assert!(parse("everwhen databases set app --name x --class sandbox").is_ok());
+        let nothing = parse("everwhen databases set app").unwrap_err().to_string();
+        assert!(nothing.contains("--name") && nothing.contains("--class"), "{nothing}");
     }
 
     #[test]

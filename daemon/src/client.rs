@@ -14,7 +14,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::answers::{Answer, Answers, Parts};
 use crate::failure::Failure;
-use crate::serve::status::failure_of;
+use crate::rpc::failure_of;
 use crate::state::StateFolder;
 
 /// A connection to a daemon.

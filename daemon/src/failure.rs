@@ -1,7 +1,7 @@
 //! What a command or a call ends with when it does not succeed: the one shape of errors at the program's border.
 //!
 //! Every error of the engine becomes a [`Failure`]; a failure becomes an exit code and lines on standard error, a JSON
-//! object there, or a gRPC status (`serve::status`). Nothing is lost on the way: kind, chain, advice, neighbours.
+//! object there, or a gRPC status (`rpc`). Nothing is lost on the way: kind, chain, advice, neighbours.
 
 use std::fmt::Write as _;
 

@@ -14,7 +14,7 @@ use prost::Message;
 
 use crate::config::{Config, DatabaseEntry, EXAMPLE, door, units};
 use crate::serve::http;
-use crate::wire;
+use crate::{rpc, wire};
 
 /// The laws of the daemon's decoders.
 pub const ALL: [Law; 2] = [
@@ -57,8 +57,8 @@ pub fn requests(input: &[u8]) {
         if let Ok(status) = v1::DatabaseStatus::decode(input) {
             let _ = wire::seen_in(&status);
         }
-        let failure = wire::failure_in("it failed", v1::ErrorDetail::decode(input).ok()?);
-        assert_eq!(wire::failure_in("it failed", wire::failure_out(&failure)), failure);
+        let failure = rpc::failure_in("it failed", v1::ErrorDetail::decode(input).ok()?);
+        assert_eq!(rpc::failure_in("it failed", rpc::failure_out(&failure)), failure);
         Some(failure)
     });
     if let Some(failure) = shown {

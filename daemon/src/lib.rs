@@ -1,8 +1,10 @@
 //! Everwhen's daemon and command line.
 //!
-//! [`main`] parses, builds, calls one verb, prints the error chain and the advice. The parts: `cli` (the shape of the
-//! command line), `config` (the file), `verbs` (what commands do), `serve` (the running daemon), `view` (reports as
-//! JSON and text), `wire` (between the API's words and the engine's), `failure` (errors at the border).
+//! [`main`] parses, builds, calls one verb, prints the error chain and the advice. The parts, of which each uses only
+//! what comes after it: `verbs` (what commands do), `serve` (the running daemon), `reader` (answers from a repository),
+//! `client` (answers from a daemon), `naming` and `place` (what a database is called, where its repository is), `cli`
+//! (the shape of the command line), `state` (the folder), `config` (the file), `rpc` (errors in gRPC), `failure` (errors
+//! at the border), `view` (reports as JSON and text), `wire` (between the API's words and the engine's).
 
 mod answers;
 mod cli;
@@ -13,10 +15,13 @@ mod failure;
 #[doc(hidden)]
 pub mod laws;
 mod logging;
+mod naming;
 mod output;
 mod place;
 mod reader;
+mod rpc;
 mod serve;
+mod signals;
 mod state;
 mod verbs;
 mod view;
@@ -52,7 +57,7 @@ fn told_by_parser(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
         let text = error.render().to_string();
         let text = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let failure = Failure::usage(text).advise("see `everwhen help`, or --help of the command");
+        let failure = Failure::usage(text).advise("see `everwhen --help`, or --help of the command");
         eprint!("{}", failure.render(true));
         return failure.exit_code().into();
     }

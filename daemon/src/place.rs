@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use everwhen_engine::error::ErrorKind;
 use everwhen_engine::store::keys::MARKER;
 
 use crate::cli;
@@ -64,7 +65,9 @@ impl Told {
             [own_folder(path), path.to_owned()].into_iter().find(|folder| folder.join(MARKER).is_file());
         match folder {
             Some(folder) => Ok(self.place_of_store(&folder.to_string_lossy())),
-            None => Err(no_place().while_(format!("no history of '{database}' was found beside it"))),
+            // A path has its repository beside it unless another one is named: it went away, or never was.
+            None if database.contains('/') => Err(gone(&own_folder(path), database)),
+            None => Err(no_place()),
         }
     }
 
@@ -89,6 +92,15 @@ fn own_state(store: &str) -> Option<StateFolder> {
     let path = store.strip_prefix("file://").unwrap_or(store);
     let own = !path.contains("://") && path.trim_end_matches('/').ends_with(".everwhen");
     own.then(|| StateFolder::at(Path::new(path).join("local")))
+}
+
+fn gone(folder: &Path, database: &str) -> Failure {
+    let message =
+        format!("no history of '{database}' is beside it: there is no repository in {}", folder.display());
+    Failure::new(ErrorKind::StoreUnreachable, message).advise(
+        "if the folder was moved, bring it back or name it with --store; if the history is elsewhere, give --store URL, \
+         set EVERWHEN_STORE, give --config FILE, or ask a daemon with --addr; to begin one, `everwhen run DB`",
+    )
 }
 
 fn no_place() -> Failure {
@@ -118,7 +130,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("app.db");
         let name = database.to_str().unwrap();
-        assert!(told(None, None).place_to_read(Some(name)).unwrap_err().advice.is_some());
+        let gone = told(None, None).place_to_read(Some(name)).unwrap_err();
+        assert!(gone.exit_code() == 6 && gone.advice.is_some(), "{gone:?}");
+        assert_eq!(told(None, None).place_to_read(Some("app")).unwrap_err().exit_code(), 2);
         std::fs::create_dir(own_folder(&database)).unwrap();
         std::fs::write(own_folder(&database).join(MARKER), "").unwrap();
         let place = told(None, None).place_to_read(Some(name)).unwrap();

@@ -1,16 +1,14 @@
-//! Between the API's words and the engine's: times, positions, targets, kinds. The only place that converts them.
+//! Between the API's words and the engine's: times, positions, targets, progress. The only place that converts them;
+//! failures have `rpc`.
 
 use std::fmt::Display;
 
-use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
+use everwhen_engine::ids::ParseIdError;
 use everwhen_engine::plan::Target;
 use everwhen_engine::restore::{Phase, Progress};
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
-
-use crate::failure::{Failure, Nearest};
-use crate::view::PointView;
 
 /// A time as the API says it.
 pub(crate) fn time_out(time: Timestamp) -> prost_types::Timestamp {
@@ -32,69 +30,15 @@ pub(crate) fn point_out(position: impl Display, time: Option<Timestamp>) -> v1::
     v1::Point { position: position.to_string(), time: time.map(time_out) }
 }
 
-/// The API's name of a kind.
-pub(crate) fn kind_out(kind: ErrorKind) -> v1::ErrorKind {
-    match kind {
-        ErrorKind::Failed => v1::ErrorKind::Failed,
-        ErrorKind::Usage => v1::ErrorKind::Usage,
-        ErrorKind::Refused => v1::ErrorKind::Refused,
-        ErrorKind::NoSuchPoint => v1::ErrorKind::NoSuchPoint,
-        ErrorKind::Damaged => v1::ErrorKind::Damaged,
-        ErrorKind::StoreUnreachable => v1::ErrorKind::StoreUnreachable,
-        ErrorKind::TargetUnfit => v1::ErrorKind::TargetUnfit,
-    }
-}
-
-/// The engine's name of a kind; one that this version does not know is a failure.
-pub(crate) fn kind_in(kind: v1::ErrorKind) -> ErrorKind {
-    match kind {
-        v1::ErrorKind::Unspecified | v1::ErrorKind::Failed => ErrorKind::Failed,
-        v1::ErrorKind::Usage => ErrorKind::Usage,
-        v1::ErrorKind::Refused => ErrorKind::Refused,
-        v1::ErrorKind::NoSuchPoint => ErrorKind::NoSuchPoint,
-        v1::ErrorKind::Damaged => ErrorKind::Damaged,
-        v1::ErrorKind::StoreUnreachable => ErrorKind::StoreUnreachable,
-        v1::ErrorKind::TargetUnfit => ErrorKind::TargetUnfit,
-    }
-}
-
-/// A failure as a detail of a gRPC status.
-pub(crate) fn failure_out(failure: &Failure) -> v1::ErrorDetail {
-    let nearest = failure.nearest.as_deref().cloned().unwrap_or_default();
-    let point = |point: PointView| point_out(point.position, point.time);
-    v1::ErrorDetail {
-        kind: kind_out(failure.kind).into(),
-        advice: failure.advice.clone().unwrap_or_default(),
-        nearest_before: nearest.before.map(point),
-        nearest_after: nearest.after.map(point),
-        chain: failure.chain.clone(),
-    }
-}
-
-/// The failure that a detail of a gRPC status tells.
-pub(crate) fn failure_in(message: &str, detail: v1::ErrorDetail) -> Failure {
-    let mut failure = Failure::new(kind_in(detail.kind()), message);
-    let nearest = Nearest {
-        before: detail.nearest_before.map(PointView::from),
-        after: detail.nearest_after.map(PointView::from),
-    };
-    failure.nearest = (nearest != Nearest::default()).then(|| Box::new(nearest));
-    failure.advice = Some(detail.advice).filter(|advice| !advice.is_empty());
-    if !detail.chain.is_empty() {
-        failure.chain = detail.chain;
-    }
-    failure
-}
-
-/// What is to be restored.
-pub(crate) fn target_in(target: Option<v1::Target>) -> Result<Target, Failure> {
+/// What is to be restored; or what is wrong with that, in words.
+pub(crate) fn target_in(target: Option<v1::Target>) -> Result<Target, String> {
     match target.and_then(|target| target.target) {
         Some(v1::target::Target::Time(time)) => Ok(Target::Time(time_in(&time))),
         Some(v1::target::Target::Position(text)) => {
-            text.parse().map(Target::Position).map_err(|error| Failure::usage(format!("{error}")))
+            text.parse().map(Target::Position).map_err(|error: ParseIdError| error.to_string())
         }
         Some(v1::target::Target::Latest(_)) => Ok(Target::Latest),
-        None => Err(Failure::usage("no target is named: a time, a position or latest")),
+        None => Err("no target is named: a time, a position or latest".into()),
     }
 }
 
@@ -141,16 +85,5 @@ mod tests {
             assert_eq!(time_in(&time_out(time)), time);
         }
         assert_eq!(time_in(&prost_types::Timestamp { seconds: i64::MAX, nanos: i32::MIN }), Timestamp::MAX);
-    }
-
-    #[test]
-    fn a_failure_survives_the_wire() {
-        let mut failure = Failure::new(ErrorKind::NoSuchPoint, "no point").advise("ask for another");
-        failure.chain.push("a gap".into());
-        failure.nearest = Some(Box::new(Nearest {
-            before: Some(PointView { position: "1/0000000000000001".into(), time: Some(Timestamp::MIN) }),
-            after: None,
-        }));
-        assert_eq!(failure_in("", failure_out(&failure)), failure);
     }
 }

@@ -1,6 +1,8 @@
 //! Every kind of bad input gets a clear error, the right exit code, and changes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+use std::process::Command;
+
 use everwhen_tests::World;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
@@ -40,6 +42,8 @@ fn texts_that_are_no_times_and_no_positions_are_usage_errors() {
         let (answer, _) = world.restore(&point, "x.db");
         let _ = answer.exits(2);
     }
+    let answer = world.everwhen(&["points", "app.db", "--from", "2026-01-02", "--to", "2026-01-01"]);
+    let _ = answer.exits(2);
 }
 
 #[test]
@@ -77,7 +81,7 @@ fn sources_that_cannot_be_captured_say_what_to_do() {
     let answer =
         world.everwhen(&["run", world.database().to_str().unwrap(), "--listen", "off", "--metrics", "off"]);
     assert_eq!(answer.code, 7, "{answer:?}");
-    assert!(answer.err.contains("journal_mode") || answer.err.contains("--convert-to-wal"), "{answer:?}");
+    assert!(answer.err.contains("journal_mode") && answer.err.contains("--convert-to-wal"), "{answer:?}");
     rollback.execute_batch("INSERT INTO t VALUES (1)").unwrap();
 }
 
@@ -102,13 +106,43 @@ fn a_database_that_does_not_exist_yet_is_protected_when_it_comes() {
 fn places_without_a_repository_are_named() {
     let world = World::new(PROGRAM);
     drop(world.connect());
-    for verb in ["history", "points"] {
-        let answer = world.everwhen(&[verb, world.database().to_str().unwrap(), "--json"]);
-        assert_ne!(answer.code, 0);
-        assert!(answer.error()["advice"].is_string(), "{answer:?}");
-    }
+    every_reading_verb_says_6(&world, &["app.db"]);
     let answer = world.everwhen(&["history", "app", "--store", "s3://127.0.0.1-nowhere/x", "--json"]);
     assert_ne!(answer.code, 0);
+    let _ = world.everwhen(&["history", "app", "--json"]).exits(2);
+}
+
+fn every_reading_verb_says_6(world: &World, place: &[&str]) {
+    for verb in ["status", "history", "points", "verify", "restore"] {
+        let more: &[&str] = if verb == "restore" { &["--latest", "--to", "x.db"] } else { &[] };
+        let answer = world.everwhen(&[&[verb], place, more, &["--json"]].concat()).exits(6);
+        let error = answer.error();
+        assert_eq!(error["kind"], "store_unreachable", "{verb}: {error}");
+        assert!(error["advice"].is_string(), "{verb}: {error}");
+    }
+    assert!(!world.path("x.db").exists());
+}
+
+#[test]
+fn a_repository_that_was_moved_away_is_told_by_every_reading_verb() {
+    let world = protected();
+    std::fs::rename(world.repository(), world.path("elsewhere")).unwrap();
+    every_reading_verb_says_6(&world, &["app.db"]);
+    every_reading_verb_says_6(&world, &["app.db", "--store", "app.db.everwhen"]);
+    std::fs::create_dir(world.repository()).unwrap();
+    every_reading_verb_says_6(&world, &["app.db", "--store", "app.db.everwhen"]);
+    let _ = world.everwhen(&["history", "app.db", "--store", "elsewhere"]).exits(0);
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_told_by_every_reading_verb() {
+    let world = World::new(PROGRAM)
+        .with_env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        .with_env("AWS_ALLOW_HTTP", "true")
+        .with_env("AWS_REGION", "us-east-1")
+        .with_env("AWS_ACCESS_KEY_ID", "id")
+        .with_env("AWS_SECRET_ACCESS_KEY", "secret");
+    every_reading_verb_says_6(&world, &["app", "--store", "s3://bucket/backups"]);
 }
 
 #[test]
@@ -158,4 +192,58 @@ fn a_database_replaced_under_the_daemon_is_noticed_and_captured() {
     daemon.settle();
     let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
     assert!(!history["gaps"].as_array().unwrap().is_empty(), "{history}");
+}
+
+fn init_key(world: &World, file: &str, store: &str) {
+    let _ = world.everwhen(&["key", "init", file, "--store", store]).exits(0);
+}
+
+#[test]
+fn a_key_that_is_missing_or_not_needed_is_told_with_the_options_to_give_or_to_leave_out() {
+    let world = World::new(PROGRAM);
+    init_key(&world, "the.key", "sealed");
+    let missing = world.everwhen(&["history", "app", "--store", "sealed", "--json"]).exits(3).error();
+    for way in ["--key-file", "EVERWHEN_KEY_FILE", "EVERWHEN_KEY,"] {
+        assert!(missing["advice"].as_str().unwrap().contains(way), "{way}: {missing}");
+    }
+    let clear = protected();
+    init_key(&clear, "the.key", "sealed");
+    let history = ["history", "app", "--store", "app.db.everwhen", "--key-file", "the.key", "--json"];
+    let needless = clear.everwhen(&history).exits(2).error();
+    assert!(needless["advice"].as_str().unwrap().contains("--key-file"), "{needless}");
+}
+
+#[test]
+fn a_key_is_only_drawn_for_a_repository_that_has_one() {
+    let world = protected();
+    let answer = world.everwhen(&["key", "rotate", "new.key", "--store", "app.db.everwhen", "--json"]);
+    let error = answer.exits(2).error();
+    assert!(error["message"].as_str().unwrap().contains("not encrypted"), "{error}");
+    assert!(!world.path("new.key").exists(), "a key that opens nothing");
+}
+
+#[test]
+fn the_draft_of_a_killed_restore_goes_with_the_next_one_to_that_name() {
+    let world = protected();
+    let drafts = || {
+        let names = std::fs::read_dir(world.path(".")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".x.db.everwhen-")).count()
+    };
+    let trapped = Command::new(PROGRAM)
+        .args(["restore", "app.db", "--latest", "--to", "x.db"])
+        .current_dir(world.path("."))
+        .env("EVERWHEN_FAILPOINT", "restore_before_publish")
+        .output()
+        .unwrap();
+    assert_eq!(trapped.status.code(), None, "killed: {trapped:?}");
+    assert_eq!((drafts(), world.path("x.db").exists()), (1, false));
+    let (planned, _) = world.restore(&["--latest", "--dry-run"], "x.db");
+    let _ = planned.exits(0);
+    let (other, _) = world.restore(&["--latest"], "y.db");
+    let _ = other.exits(0);
+    assert_eq!(drafts(), 1, "a dry run and another name change nothing");
+    let (answer, _) = world.restore(&["--latest", "--log", "info"], "x.db");
+    let answer = answer.exits(0);
+    assert!(answer.err.contains("left by a restore that was killed"), "{answer:?}");
+    assert_eq!(drafts(), 0);
 }

@@ -136,3 +136,71 @@ fn a_repository_of_a_newer_format_is_refused() {
     let (answer, _) = world.restore(&["--latest"], "target.db");
     assert_eq!(answer.code, 5, "{answer:?}");
 }
+
+/// The folder of the only database, and its id.
+fn database_folder(world: &World) -> (PathBuf, String) {
+    let folder = std::fs::read_dir(world.repository().join("db")).unwrap().next().unwrap().unwrap().path();
+    let id = folder.file_name().unwrap().to_str().unwrap().to_owned();
+    (folder, id)
+}
+
+#[test]
+fn a_database_that_lost_its_record_is_damage_that_names_it() {
+    let (world, ..) = protected(2);
+    let (folder, id) = database_folder(&world);
+    let all = ["verify", "--store", "app.db.everwhen", "--json"];
+    let names_it = |what: &str| {
+        let verdict = world.everwhen(&all).exits(5).json();
+        assert_eq!(verdict["sound"], false, "{what}");
+        let database = &verdict["databases"][0];
+        assert_eq!(database["name"], *id, "{what}: {verdict}");
+        assert!(database["problems"][0]["object"].as_str().unwrap().contains(&id), "{what}: {verdict}");
+        for verb in ["verify", "history", "status", "points"] {
+            let error = world.everwhen(&[verb, "app.db", "--json"]).exits(5).error();
+            assert!(error["message"].as_str().unwrap().contains(&id), "{what}: {verb}: {error}");
+        }
+        let (answer, _) = world.restore(&["--latest"], "target.db");
+        let _ = answer.exits(5);
+    };
+    std::fs::write(folder.join("record/0000000000000001"), b"noise").unwrap();
+    let verdict = world.everwhen(&all).exits(5).json();
+    assert_eq!(verdict["databases"][0]["name"], *id, "{verdict}");
+    std::fs::remove_dir_all(folder.join("record")).unwrap();
+    names_it("its objects are left");
+    let verdict = world.everwhen(&all).exits(5).json();
+    assert!(verdict["databases"][0]["segments"].as_u64().unwrap() > 0, "what is left is verified: {verdict}");
+    std::fs::remove_dir_all(world.repository().join("db")).unwrap();
+    names_it("a daemon's mark is left");
+}
+
+#[test]
+fn a_repository_without_any_database_is_said_to_hold_none() {
+    let (world, ..) = protected(1);
+    for folder in ["db", "daemon"] {
+        std::fs::remove_dir_all(world.repository().join(folder)).unwrap();
+    }
+    let all = world.everwhen(&["verify", "--store", "app.db.everwhen"]).exits(0);
+    assert!(all.out.contains("holds no database"), "{all:?}");
+    let named = world.everwhen(&["verify", "app.db", "--json"]).exits(4);
+    assert!(named.error()["advice"].is_string());
+}
+
+#[test]
+fn a_problem_is_one_line_that_names_the_object_once() {
+    let (world, ..) = protected(2);
+    for object in objects(&world.repository().join("db")) {
+        let sound = std::fs::read(&object).unwrap();
+        for damaged in [None, Some(&sound[..sound.len() / 2])] {
+            match damaged {
+                None => std::fs::remove_file(&object).unwrap(),
+                Some(bytes) => std::fs::write(&object, bytes).unwrap(),
+            }
+            let text = world.everwhen(&["verify", "--store", "app.db.everwhen", "--deep"]);
+            for line in text.out.lines().filter(|line| line.contains('!')) {
+                let name = line.trim_start_matches(" !").split(':').next().unwrap();
+                assert!(name.is_empty() || line.matches(name).count() == 1, "{line}");
+            }
+        }
+        std::fs::write(&object, sound).unwrap();
+    }
+}

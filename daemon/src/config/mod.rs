@@ -19,32 +19,32 @@ use toml::de::DeTable;
 use section::{Document, Problem, Section};
 
 /// Every key there is, with its default. Printed by `everwhen run --help`.
-pub(crate) const EXAMPLE: &str = r#"store = "file:///var/backups/everwhen"   # or s3://bucket/prefix, gs://…, az://…
-state = "/var/lib/everwhen"              # local state; default ~/.local/state/everwhen
+pub(crate) const EXAMPLE: &str = r#"store = "file:///var/backups/everwhen"   # or s3://bucket/prefix, gs://, az://
+state = "/var/lib/everwhen"              # default: ~/.local/state/everwhen
 
 [listen]
 api = "127.0.0.1:7437"                   # gRPC; "off" for none
-socket = "/run/everwhen/api.sock"        # one more unix socket; the one in the state folder is always there
-metrics = "127.0.0.1:7438"               # Prometheus text and health; "off" for none
-beyond_loopback = false                  # true lets the two above leave this machine, unprotected
+socket = "/run/everwhen/api.sock"        # besides api.sock in the state folder
+metrics = "127.0.0.1:7438"               # Prometheus, health; "off" for none
+beyond_loopback = false                  # true: others may reach the two above
 
 [flush]
 interval = "1s"                          # under load, one segment per interval
 segment = "8MiB"                         # a segment this large is put at once
-queue = "32MiB"                          # memory for segments that wait for the store
-spool = "4GiB"                           # disk for them, when the store is slow or away
+queue = "32MiB"                          # memory for what waits for the store
+spool = "4GiB"                           # disk for it, when the store is away
 
-[key]                                    # only for an encrypted repository; one of the three
-file = "/etc/everwhen/repository.key"    # or environment = "NAME", or command = "print-the-key"
+[key]                                    # for an encrypted repository: one of
+file = "/etc/everwhen/repository.key"    # or environment = "…", command = "…"
 
 [class.production]
 retention = "28d"
 
 [[database]]
 path = "/srv/app/app.db"
-name = "app"                             # default: the file's name without extension
+name = "app"                             # default: the file's, less extension
 class = "production"
-convert_to_wal = false                   # true lets Everwhen switch a rollback-journal database to WAL mode
+convert_to_wal = false                   # true: switch it to WAL mode for you
 "#;
 
 /// A whole configuration. Everything is optional in the file.
@@ -217,8 +217,10 @@ impl Explain for ConfigError {
         ErrorKind::Usage
     }
     fn advice(&self) -> Option<String> {
-        matches!(self, Self::Invalid { .. })
-            .then(|| "`everwhen run --help` shows every key with its default".to_owned())
+        Some(match self {
+            Self::Invalid { .. } => "`everwhen run --help` shows every key with its default".to_owned(),
+            Self::Read { .. } => "check the path given with --config or EVERWHEN_CONFIG".to_owned(),
+        })
     }
 }
 

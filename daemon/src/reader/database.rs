@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use everwhen_engine::error::{ErrorKind, Explain};
-use everwhen_engine::history::{History, Point};
+use everwhen_engine::history::{History, Point, Seen};
 use everwhen_engine::ids::DatabaseId;
 use everwhen_engine::plan::{RestorePlan, Target};
 use everwhen_engine::restore::{
-    self, Cancel, Inventory, Options, ProgressFn, ReadError, RestoreError, RestorePoint, RestoreReport,
+    self, Cancel, Inventory, Options, ProgressFn, RestoreError, RestorePoint, RestoreReport,
 };
 use everwhen_engine::sqlite::lock_byte_page;
 use everwhen_engine::time::Timestamp;
-use everwhen_engine::verify::{self, VerifyOptions, VerifyProgressFn, VerifyReport};
 use everwhen_proto::v1;
 use everwhen_proto::v1::restore_response::Event;
 use futures::{FutureExt, StreamExt, stream};
@@ -37,16 +36,14 @@ const SIDECARS: &[&str] = &["-wal", "-journal", "-shm"];
 pub(crate) struct DatabaseReader {
     records: Records,
     record: Record,
+    /// A running daemon's word on how far it covers the time, beyond the marks in the repository. It is heard before the
+    /// segments are listed, so it vouches for segments that are there.
+    heard: Option<Seen>,
 }
 
 impl DatabaseReader {
-    pub(crate) fn new(records: Records, record: Record) -> Self {
-        Self { records, record }
-    }
-
-    /// Its name.
-    pub(crate) fn name(&self) -> &str {
-        &self.record.name
+    pub(crate) fn new(records: &Records, record: Record, heard: Option<Seen>) -> Self {
+        Self { records: records.clone(), record, heard }
     }
 
     fn id(&self) -> DatabaseId {
@@ -58,16 +55,15 @@ impl DatabaseReader {
     }
 
     async fn read_history(&self) -> Result<History, Failure> {
-        self.records.objects.history(self.id()).await.map_err(|error| Failure::of(&error))
+        let findings = self.records.objects.findings(self.id()).await;
+        let mut findings = findings.map_err(|error| Failure::of(&error))?;
+        findings.seen.extend(self.heard);
+        Ok(History::build(self.id(), findings))
     }
 
     /// Windows, gaps, timelines, bases.
     pub(crate) async fn history(&self) -> Result<v1::GetHistoryResponse, Failure> {
-        let history = self.read_history().await?;
-        for flaw in history.flaws() {
-            tracing::warn!("{}: {flaw}", self.name());
-        }
-        Ok(history_out(&history, self.described()))
+        Ok(history_out(&self.read_history().await?, self.described()))
     }
 
     /// What the repository alone can say of the protection.
@@ -140,7 +136,7 @@ impl DatabaseReader {
 
     /// What a restore would do.
     pub(crate) async fn plan(&self, target: Option<v1::Target>) -> Result<v1::RestorePlan, Failure> {
-        Ok(plan_out(&self.plan_for(target_in(target)?, Timestamp::now()).await?))
+        Ok(plan_out(&self.plan_for(target_in(target).map_err(Failure::usage)?, Timestamp::now()).await?))
     }
 
     /// Restores. Dropping the stream cancels it.
@@ -163,7 +159,7 @@ impl DatabaseReader {
         events: mpsc::Sender<Event>,
         cancel: Cancel,
     ) -> Result<v1::RestoreReport, Failure> {
-        let (target, now) = (target_in(target)?, Timestamp::now());
+        let (target, now) = (target_in(target).map_err(Failure::usage)?, Timestamp::now());
         let plan = self.plan_for(target, now).await?;
         let _ = events.send(Event::Plan(plan_out(&plan))).await;
         let told: ProgressFn =
@@ -180,22 +176,6 @@ impl DatabaseReader {
             other => other,
         };
         report.map(|report| report_out(&report)).map_err(|error| restore_failure(&error))
-    }
-
-    /// Verifies what the repository holds of it; with a folder for scratch files, also by rebuilding every state.
-    pub(crate) async fn verify(
-        &self,
-        deep_in: Option<&Path>,
-        progress: VerifyProgressFn,
-        cancel: &Cancel,
-    ) -> Result<VerifyReport, Failure> {
-        // What a catalog remembers is no evidence: everything is listed and read anew.
-        let (objects, failed) = (&self.records.plain, |error: ReadError| Failure::of(&error));
-        let history = restore::history_of(objects, self.id()).await.map_err(failed)?;
-        let packs = objects.packs(self.id()).await.map_err(failed)?;
-        let restore = sqlite_options();
-        let options = VerifyOptions { deep_in, restore: &restore, progress, cancel };
-        verify::verify(objects, &history, &packs, &options).await.map_err(|error| Failure::of(&error))
     }
 
     /// Changes name or class.
@@ -246,7 +226,7 @@ fn restore_point(point: &RestorePoint) -> v1::RestorePoint {
 }
 
 /// What a restore must know of SQLite.
-fn sqlite_options() -> Options {
+pub(super) fn sqlite_options() -> Options {
     Options { sidecar_suffixes: SIDECARS, left_out: |size| Some(lock_byte_page(size)), ..Options::default() }
 }
 

@@ -2,8 +2,8 @@
 
 mod database;
 pub(crate) mod later;
-mod objects;
 mod records;
+mod verify;
 
 use everwhen_engine::history::Seen;
 use everwhen_proto::v1;
@@ -51,25 +51,16 @@ impl Reader {
         Ok(Some(named.to_owned()))
     }
 
-    /// One database, or all.
-    pub(crate) async fn all(&self, called: Option<&str>) -> Result<Vec<DatabaseReader>, Failure> {
-        if let Some(called) = called {
-            return Ok(vec![self.database(called, None).await?]);
-        }
-        let records = self.records.records().await?;
-        Ok(records.into_iter().map(|record| self.records.reader(record)).collect())
-    }
-
     async fn database(&self, called: &str, target: Option<&v1::Target>) -> Result<DatabaseReader, Failure> {
-        let record = self.records.find(called).await?.ok_or_else(|| no_such_database(called))?;
-        if let Some(seen) = self.seen(&record.id.to_string(), target).await {
-            self.records.plain.hear(record.id, seen);
-        }
-        Ok(self.records.reader(record))
+        let Some(record) = self.records.find(called).await? else {
+            return Err(self.records.none_called(called).await);
+        };
+        let heard = self.heard(&record.id.to_string(), target).await;
+        Ok(DatabaseReader::new(&self.records, record, heard))
     }
 
     /// The word of the daemon beside the repository. Without one, or if it does not know, there is none.
-    async fn seen(&self, id: &str, target: Option<&v1::Target>) -> Option<Seen> {
+    async fn heard(&self, id: &str, target: Option<&v1::Target>) -> Option<Seen> {
         let daemon = self.daemon.as_ref()?;
         if target.is_some() {
             // Whatever it answers: to find the point it makes the repository reach up to the moment asked for.

@@ -4,11 +4,10 @@ use everwhen_engine::catalog::{Catalog, Cataloged};
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::repository::{CreateOptions, DatabaseRecord, KeySource, Repository, RepositoryError};
 use everwhen_engine::store::Store;
+use everwhen_engine::store::keys::record_key;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 
-use super::database::DatabaseReader;
-use super::objects::HeardRepository;
 use crate::config::{Config, KeyEntry};
 use crate::failure::Failure;
 use crate::state::StateFolder;
@@ -82,32 +81,25 @@ pub(crate) fn no_such_database(called: &str) -> Failure {
 /// A repository being read, with the catalog of what is known of it.
 #[derive(Clone)]
 pub(crate) struct Records {
+    /// Listed anew each time.
     pub(crate) repository: Repository,
-    /// Its objects, listed anew each time.
-    pub(crate) plain: HeardRepository,
-    /// Its objects, with the catalog before them.
-    pub(crate) objects: Cataloged<HeardRepository>,
+    /// With the catalog before it.
+    pub(crate) objects: Cataloged<Repository>,
 }
 
 impl Records {
     /// Uses the catalog in a state folder; one in memory if that cannot be had (the folder of another user, say).
     pub(crate) fn new(repository: Repository, state: &StateFolder) -> Result<Self, Failure> {
-        let plain = HeardRepository::new(repository.clone());
         let folder = state.path().join(format!("repository-{}", repository.id()));
         let made = state.make().is_ok() && std::fs::create_dir_all(&folder).is_ok();
         let on_disk = if made { Catalog::open(&folder, repository.id()).ok() } else { None };
         let catalog = on_disk.map_or_else(Catalog::in_memory, Ok).map_err(|error| Failure::of(&error))?;
-        Ok(Self { repository, objects: Cataloged::new(plain.clone(), catalog), plain })
+        Ok(Self { objects: Cataloged::new(repository.clone(), catalog), repository })
     }
 
     /// The repository's URL.
     pub(crate) fn url(&self) -> &str {
         self.repository.store().url()
-    }
-
-    /// One database.
-    pub(crate) fn reader(&self, record: Record) -> DatabaseReader {
-        DatabaseReader::new(self.clone(), record)
     }
 
     /// The database of this name, path or id.
@@ -123,6 +115,32 @@ impl Records {
     pub(crate) async fn only(&self) -> Result<Option<Record>, Failure> {
         let mut records = self.records().await?;
         Ok(if records.len() == 1 { records.pop() } else { None })
+    }
+
+    /// Why nothing is called so: a database that lost its record may be the one that is meant.
+    pub(crate) async fn none_called(&self, called: &str) -> Failure {
+        let lost = match self.repository.lost_databases(Timestamp::now()).await {
+            Ok(lost) => lost,
+            Err(error) => return Failure::of(&error),
+        };
+        let Some(id) = lost.first() else { return self.no_database(called).await };
+        let missing = Failure::of(&RepositoryError::Missing { key: record_key(*id, 1) });
+        let advice = format!("`everwhen verify --store {}` checks all that is left in it", self.url());
+        Failure { advice: Some(advice), ..missing.while_(format!("no database is known as '{called}'")) }
+    }
+
+    async fn no_database(&self, called: &str) -> Failure {
+        let known: Vec<String> = match self.records().await {
+            Ok(records) => records.into_iter().map(|record| record.name).collect(),
+            Err(failure) => return failure,
+        };
+        let advice = match known.first() {
+            Some(_) => format!("`everwhen databases list --store {}` shows their paths and ids", self.url()),
+            None => {
+                format!("check the address; `everwhen run DB --store {}` protects one into it", self.url())
+            }
+        };
+        Failure::of(&RepositoryError::NoSuchDatabase { wanted: called.to_owned(), known }).advise(advice)
     }
 
     /// All records, ordered by name. One that cannot be read is told, and does not hide the others.

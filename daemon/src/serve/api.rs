@@ -11,9 +11,9 @@ use futures::{StreamExt, TryStreamExt};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::{status_of, status_with};
 use crate::answers::{Answers, Parts};
 use crate::failure::Failure;
+use crate::rpc::{status_of, status_with};
 
 /// The service, ready to be served.
 pub(crate) type Service =

@@ -21,9 +21,9 @@ use super::home::{self, Home};
 use crate::answers::{Answer, Answers, Parts};
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
+use crate::naming::{is_called, spelt};
 use crate::place::{Place, Told};
 use crate::reader::{self, DatabaseReader};
-use crate::verbs::spelt;
 use crate::wire::{seen_in, time_in, time_out};
 
 /// How often a database that could not be protected is tried again.
@@ -308,7 +308,7 @@ impl Daemon {
     fn guard(&self, called: &str) -> Option<Arc<Guard>> {
         self.guards().into_iter().find(|guard| {
             let status = guard.status();
-            status.database.is_some_and(|database| crate::verbs::is_called(&database, called))
+            status.database.is_some_and(|database| is_called(&database, called))
         })
     }
 
@@ -322,16 +322,16 @@ impl Daemon {
             let records = &guard.home.records;
             let status = guard.status();
             let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
-            if let Some(record) = records.find(&id).await? {
-                if let Some(seen) = seen_in(&status) {
-                    records.plain.hear(record.id, seen);
-                }
-                return Ok(records.reader(record));
+            match records.find(&id).await? {
+                Some(record) => return Ok(DatabaseReader::new(records, record, seen_in(&status))),
+                // It was there when protection began.
+                None if !id.is_empty() => return Err(records.none_called(called).await),
+                None => {}
             }
         }
         for home in self.homes().await {
             if let Some(record) = home.records.find(called).await? {
-                return Ok(home.records.reader(record));
+                return Ok(DatabaseReader::new(&home.records, record, None));
             }
         }
         Err(reader::no_such_database(called))
@@ -491,7 +491,7 @@ impl Answers for Arc<Daemon> {
             }
             if !request.database.is_empty() {
                 let called = |db: &v1::DatabaseStatus| {
-                    db.database.as_ref().is_some_and(|db| crate::verbs::is_called(db, &request.database))
+                    db.database.as_ref().is_some_and(|db| is_called(db, &request.database))
                 };
                 status.databases.retain(called);
                 if status.databases.is_empty() {

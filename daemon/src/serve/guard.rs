@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock};
 
 use everwhen_engine::capture::sqlite::{SqliteSource, SqliteSourceError};
 use everwhen_engine::error::ErrorKind;
-use everwhen_engine::protect::{self, ProtectOptions, Protection, ProtectionStatus};
+use everwhen_engine::protect::{self, ProtectError, ProtectOptions, Protection, ProtectionStatus};
 use everwhen_proto::v1;
 
 use super::home::Home;
@@ -104,7 +104,8 @@ impl Guard {
         let folder = entry.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let missing = format!("{}: there is no folder {}", cannot(), folder.display());
-            return Err(Failure::new(ErrorKind::TargetUnfit, missing));
+            return Err(Failure::new(ErrorKind::TargetUnfit, missing)
+                .advise("check the path: the file need not exist yet, its folder must"));
         }
         let path = entry.path.clone();
         let options = entry.sqlite();
@@ -112,7 +113,7 @@ impl Guard {
         let opened = opened.map_err(|died| Failure::new(ErrorKind::Failed, cannot()).caused_by(&died))?;
         match opened {
             Ok(()) | Err(SqliteSourceError::NotThere { .. } | SqliteSourceError::Empty { .. }) => Ok(()),
-            Err(error) => Err(Failure::of(&error).while_(cannot())),
+            Err(error) => Err(unfit(&error).while_(cannot())),
         }
     }
 
@@ -128,8 +129,11 @@ impl Guard {
                 Ok(())
             }
             Err(error) => {
-                let failure =
-                    Failure::of(&error).while_(format!("cannot protect {}", self.options.source.display()));
+                let failure = match &error {
+                    ProtectError::Source(error) => unfit(error),
+                    error => Failure::of(error),
+                };
+                let failure = failure.while_(format!("cannot protect {}", self.options.source.display()));
                 self.set(Watch::Waiting(failure.clone()));
                 Err(failure)
             }
@@ -178,6 +182,18 @@ impl Guard {
             },
         }
     }
+}
+
+/// Why a source cannot be captured. Where this program has an option for it, the advice names it.
+fn unfit(error: &SqliteSourceError) -> Failure {
+    let failure = Failure::of(error);
+    let SqliteSourceError::RollbackJournal { path } = error else { return failure };
+    let advice = format!(
+        "let Everwhen switch it to WAL mode: `everwhen run {path} --convert-to-wal`, or convert_to_wal = true in its \
+         [[database]] table; or do it yourself: `sqlite3 {path} 'PRAGMA journal_mode=WAL'`. Applications need no change",
+        path = path.display()
+    );
+    Failure { advice: Some(advice), ..failure }
 }
 
 fn running(status: ProtectionStatus, database: v1::Database) -> v1::DatabaseStatus {

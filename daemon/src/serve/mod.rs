@@ -9,5 +9,3 @@ pub(crate) mod listen;
 mod metric_names;
 mod metrics;
 pub(crate) mod server;
-pub(crate) mod signals;
-pub(crate) mod status;

@@ -6,12 +6,13 @@ use everwhen_proto::v1;
 
 use serde::Serialize;
 
-use super::reach::{Prefer, named, reach, spelt};
+use super::reach::{Prefer, reach};
 use crate::answers::Answers;
 use crate::cli::{self, DatabasesVerb};
 use crate::client::{self, Client};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::naming::{named, spelt};
 use crate::output;
 use crate::place::{Place, Told};
 use crate::reader::later;

@@ -64,6 +64,14 @@ async fn init(file: &Path, told: &Told, json: cli::Json) -> Result<(), Failure> 
 
 async fn rotate(file: &Path, told: &Told, json: cli::Json) -> Result<(), Failure> {
     let repository = reader::open(store_of(told)?, &told.config).await?;
+    // Before a file is made: a key that opens nothing would only be mistaken for one that does.
+    if !repository.encrypted() {
+        let url = repository.store().url();
+        return Err(Failure::usage(format!("repository {url} is not encrypted: there is no key to rotate"))
+            .advise(
+                "a repository is encrypted from its creation or never; `everwhen key init` makes one that is",
+            ));
+    }
     let key = RepositoryKey::generate().map_err(|error| Failure::of(&error))?;
     write_key(file, &key)?;
     let rotated = repository.rotate_key(&KeySource::Key(key), Timestamp::now()).await;

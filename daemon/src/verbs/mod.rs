@@ -12,8 +12,6 @@ mod status;
 mod times;
 mod verify;
 
-pub(crate) use reach::{is_called, spelt};
-
 use crate::cli::Verb;
 use crate::failure::Failure;
 

@@ -12,6 +12,7 @@ use crate::view::{RestorePointView, text};
 
 pub(crate) async fn points(verb: cli::Points) -> Result<(), Failure> {
     let (from, to) = (times::optional(verb.from.as_deref())?, times::optional(verb.to.as_deref())?);
+    times::in_order(from.as_ref(), to.as_ref())?;
     let found = reach(&verb.reach, Some(&verb.database), Prefer::Repository).await?;
     let request = v1::ListPointsRequest { database: found.database.unwrap_or_default(), from, to };
     let mut parts = found.answers.points(request);

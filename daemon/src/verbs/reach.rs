@@ -1,15 +1,13 @@
 //! Finds who answers a reading command: the daemon it was told to ask, the one running here, or the repository itself.
 
-use std::path::Path;
 use std::sync::Arc;
-
-use everwhen_proto::v1;
 
 use crate::answers::Answers;
 use crate::cli;
 use crate::client::{self, Client};
 use crate::failure::Failure;
-use crate::place::{Told, own_folder};
+use crate::naming::{is_called, named};
+use crate::place::Told;
 use crate::reader::Reader;
 use crate::state::StateFolder;
 
@@ -33,8 +31,7 @@ pub(crate) struct Found {
 
 /// Finds who answers for a database, or for all.
 pub(crate) async fn reach(by: &cli::Reach, database: Option<&str>, prefer: Prefer) -> Result<Found, Failure> {
-    let named =
-        database.map(|name| if looks_like_a_path(name) { spelt(Path::new(name)) } else { name.to_owned() });
+    let named = database.map(named);
     if let Some(address) = by.addr.as_deref().filter(|address| !address.is_empty()) {
         let answers = Arc::new(client::connect(address).await?);
         return Ok(Found { answers, database: named });
@@ -70,33 +67,4 @@ async fn serves(daemon: &Client, store: &str, database: Option<&str>) -> bool {
         None => here.peek().is_some(),
         Some(name) => here.any(|db| is_called(db, name)),
     }
-}
-
-/// Whether a database goes by this name, path or id.
-pub(crate) fn is_called(database: &v1::Database, name: &str) -> bool {
-    [&database.name, &database.path, &database.id].into_iter().any(|known| known == name)
-}
-
-/// What a database is called: a path in its one spelling, a name or id as it is.
-pub(crate) fn named(database: &str) -> String {
-    if looks_like_a_path(database) { spelt(Path::new(database)) } else { database.to_owned() }
-}
-
-/// A name with a slash, or of a file (or its history) that is here, is a path.
-fn looks_like_a_path(name: &str) -> bool {
-    let path = Path::new(name);
-    name.contains('/') || path.exists() || own_folder(path).exists()
-}
-
-/// The one spelling of a path: from the root, links of its folder resolved. The file itself need not exist.
-pub(crate) fn spelt(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let spelt = match (absolute.canonicalize(), absolute.parent(), absolute.file_name()) {
-        (Ok(canonical), _, _) => canonical,
-        (Err(_), Some(folder), Some(name)) => {
-            folder.canonicalize().map_or_else(|_| absolute.clone(), |folder| folder.join(name))
-        }
-        _ => absolute,
-    };
-    spelt.to_string_lossy().into_owned()
 }

@@ -13,7 +13,7 @@ use crate::cli;
 use crate::failure::Failure;
 use crate::output::{self, Progress};
 use crate::reader;
-use crate::serve::signals::Signals;
+use crate::signals::Signals;
 use crate::view::{PlanView, RestoreView, text};
 
 pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {

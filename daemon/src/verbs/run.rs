@@ -13,7 +13,7 @@ use crate::serve::daemon::{Daemon, NewHomes};
 use crate::serve::http;
 use crate::serve::listen::{self, Socket};
 use crate::serve::server::Serving;
-use crate::serve::signals::Signals;
+use crate::signals::Signals;
 
 pub(crate) async fn run(verb: cli::Run) -> Result<(), Failure> {
     let mut told = Told::by(&verb.place)?;

@@ -5,7 +5,7 @@ use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 
 use crate::failure::Failure;
-use crate::wire::time_out;
+use crate::wire::{time_in, time_out};
 
 /// Reads a TIME with this machine's clock and zone.
 pub(crate) fn time(text: &str) -> Result<Timestamp, Failure> {
@@ -16,6 +16,19 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, Failure> {
 /// Reads an optional TIME into the API's form.
 pub(crate) fn optional(text: Option<&str>) -> Result<Option<prost_types::Timestamp>, Failure> {
     text.map(|text| time(text).map(time_out)).transpose()
+}
+
+/// A span that ends before it begins holds nothing, which nobody means to ask for.
+pub(crate) fn in_order(
+    from: Option<&prost_types::Timestamp>,
+    to: Option<&prost_types::Timestamp>,
+) -> Result<(), Failure> {
+    match (from.map(time_in), to.map(time_in)) {
+        (Some(from), Some(to)) if from > to => {
+            Err(Failure::usage(format!("--from {from} is later than --to {to}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The target that `--at`, `--position` or `--latest` names.

@@ -8,9 +8,9 @@ use everwhen_engine::verify::{VerifyProgress, VerifyReport};
 use everwhen_proto::v1;
 use serde::Serialize;
 
-use super::reach::named;
 use crate::cli;
 use crate::failure::Failure;
+use crate::naming::named;
 use crate::output::{self, Progress};
 use crate::place::Told;
 use crate::reader::Reader;
@@ -47,17 +47,17 @@ pub(crate) async fn verify(verb: cli::Verify) -> Result<(), Failure> {
         }
     });
     let mut databases = Vec::new();
-    for database in reader.all(wanted.as_deref()).await? {
+    for suspect in reader.suspects(wanted.as_deref()).await? {
         let progress = Arc::new(Progress::new(verb.json.json));
         let shown = Arc::clone(&progress);
         let tell = Arc::new(move |now| shown.show(&progress_of(now)));
         let folder = scratch.as_ref().map(tempfile::TempDir::path);
-        let report = database.verify(folder, tell, &cancel).await;
+        let report = reader.verify(&suspect, folder, tell, &cancel).await;
         progress.done();
-        databases.push(DatabaseVerified { name: database.name().to_owned(), report: report? });
+        databases.push(DatabaseVerified { name: suspect.name, report: report? });
     }
     let view = VerifyView { sound: databases.iter().all(|one| one.report.is_sound()), databases };
-    output::report(verb.json.json, &view, || text(&view))?;
+    output::report(verb.json.json, &view, || text(&view, reader.url()))?;
     if view.sound { Ok(()) } else { Err(damaged(&view)) }
 }
 
@@ -75,7 +75,7 @@ fn progress_of(now: VerifyProgress) -> v1::RestoreProgress {
     v1::RestoreProgress { phase: phase.into(), done_bytes, total_bytes, ..v1::RestoreProgress::default() }
 }
 
-fn text(view: &VerifyView) -> String {
+fn text(view: &VerifyView, url: &str) -> String {
     let mut text = String::new();
     for DatabaseVerified { name, report } in &view.databases {
         let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
@@ -98,7 +98,7 @@ fn text(view: &VerifyView) -> String {
         }
     }
     if view.databases.is_empty() {
-        text.push_str("no databases\n");
+        text.push_str(&format!("the repository {url} holds no database\n"));
     }
     text
 }

@@ -111,7 +111,8 @@ pub struct Gap {
 /// Why the moments of a gap have no restore point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapReason {
-    /// The commits were not captured singly: the daemon was away and the source's log went on without it.
+    /// The commits were not captured singly: nobody held the source's log, and it went on. The daemon was away, or had to
+    /// let go of the log, or the log was reset under it.
     NotCaptured,
     /// The commits were captured, but when each of them happened is not known. Each can be restored by position.
     UncertainTimes,
@@ -140,7 +141,7 @@ impl GapReason {
 impl std::fmt::Display for GapReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::NotCaptured => "its commits were not captured while the daemon was away",
+            Self::NotCaptured => "its commits were not captured one by one",
             Self::UncertainTimes => "the times of its commits are not known",
             Self::NotWatched => "nobody watched the database between two timelines",
             Self::Damaged => "segments are missing",

@@ -1,8 +1,10 @@
 //! The databases of a repository: numbered versions of a record each; the highest counts.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use everwhen_proto::store as proto;
+use futures::TryStreamExt;
 use serde::Serialize;
 
 use crate::ids::{DatabaseId, HostId, Position, TimelineId, TxId};
@@ -92,6 +94,43 @@ impl Repository {
             |record: &Result<DatabaseRecord, _>| record.as_ref().ok().map(|record| record.name.clone());
         found.sort_by_cached_key(|(id, record)| (name(record), *id));
         Ok(found)
+    }
+
+    /// The databases that have lost their record, in order: objects of them are left, or a daemon's mark that it protected
+    /// them. What there is of them can be verified, but nothing says what it is.
+    ///
+    /// # Errors
+    /// Store errors.
+    pub async fn lost_databases(&self, now: Timestamp) -> Result<Vec<DatabaseId>, RepositoryError> {
+        let mut named: BTreeSet<DatabaseId> = self.seen(now).await?.into_keys().collect();
+        for folder in self.store().list_folders(keys::DATABASES).await? {
+            let Ok(id) = folder.parse() else { continue };
+            if self.has_more_than_its_key(id).await? {
+                named.insert(id);
+            }
+        }
+        let mut lost = Vec::new();
+        for id in named {
+            match self.database(id).await {
+                Ok(None) => lost.push(id),
+                Err(RepositoryError::Store(error)) => return Err(error.into()),
+                // There, or there and damaged.
+                _ => {}
+            }
+        }
+        Ok(lost)
+    }
+
+    /// A registration that was cut short leaves a data key and nothing else.
+    async fn has_more_than_its_key(&self, id: DatabaseId) -> Result<bool, RepositoryError> {
+        let (prefix, key) = (keys::database_prefix(id), keys::database_key_key(id));
+        let mut entries = self.store().list(&prefix, None);
+        while let Some(entry) = entries.try_next().await? {
+            if entry.key != key {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The newest version of a database's record; `None` when there is none.

@@ -138,7 +138,7 @@ fn known_names(known: &[String]) -> String {
     if known.len() > names.len() {
         names.push("…");
     }
-    if names.is_empty() { String::new() } else { format!("; there are: {}", names.join(", ")) }
+    if names.is_empty() { ": it holds none".to_owned() } else { format!("; there are: {}", names.join(", ")) }
 }
 
 fn ids(found: &[DatabaseId]) -> String {
@@ -180,7 +180,7 @@ impl Explain for RepositoryError {
         let text = match self {
             Self::Store(error) => return error.advice(),
             Self::NotARepository { .. } => {
-                "Check the address, the prefix in it too. `everwhen run DB --store …` makes a repository where there is none."
+                "Check the address, the prefix in it too, and whether its disk is mounted. `everwhen run DB --store …` makes a repository where there is none."
             }
             Self::AlreadyThere { .. } => "Open it, or choose another prefix.",
             Self::Foreign { .. } => {
@@ -189,10 +189,12 @@ impl Explain for RepositoryError {
             }
             Self::NewerFormat { .. } => "Use the version of Everwhen that wrote it, or a newer one.",
             Self::KeyNeeded { .. } => {
-                "Give the repository's key: a file, an environment variable or a command that prints it."
+                "Give the repository's key with --key-file FILE or EVERWHEN_KEY_FILE, or the key itself in EVERWHEN_KEY, or \
+                 name a file, a variable or a command that prints it in the configuration's [key]."
             }
             Self::NotEncrypted { .. } => {
-                "Leave the key out; a repository is encrypted from its creation or never."
+                "Leave --key-file, EVERWHEN_KEY_FILE, EVERWHEN_KEY and the configuration's [key] out; a repository is encrypted \
+                 from its creation or never."
             }
             Self::WrongKey { .. } => {
                 "Give the key of that id. If it was rotated, the former key no longer opens it."

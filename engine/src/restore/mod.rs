@@ -6,7 +6,7 @@
 //! brought to disk; (6) it is renamed without replacing anything, and the folder is brought to disk.
 //!
 //! Whatever happens before 6 — an error, a cancellation, a dropped future — leaves the target as it was and removes
-//! the draft. Memory is bounded whatever the sizes: reads under way, 64 MiB of log fetched ahead, 64 MiB of pages.
+//! the draft; one that a kill left behind goes with the next restore to that name. Memory is bounded whatever the sizes: reads under way, 64 MiB of log fetched ahead, 64 MiB of pages.
 //!
 //! This module knows no database engine: what a file beside the target means, and which page is never stored, comes
 //! with the [`Options`].
@@ -37,6 +37,7 @@ use std::time::Duration;
 use futures::future::Either;
 use serde::{Serialize, Serializer};
 
+use crate::failpoint;
 use crate::history::History;
 use crate::ids::Position;
 use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
@@ -157,10 +158,10 @@ pub async fn restore<O: Objects>(
                     matches!(error, RestoreError::NotProven { .. } | RestoreError::NotJoined { .. });
                 let suspect = base.filter(|_| suspicious);
                 let object = error.lost_object().map(str::to_owned).or(suspect);
-                let Some(object) = object.filter(|object| lost.insert(object.clone())) else {
+                if !object.is_some_and(|object| lost.insert(object)) {
                     return Err(first_error.unwrap_or(error));
-                };
-                tracing::warn!(%object, %error, "looking for a way around a damaged object");
+                }
+                tracing::warn!("looking for a way around damage: {error}");
                 let Some(next) = without(objects, history, &lost).await else {
                     return Err(first_error.unwrap_or(error));
                 };
@@ -203,6 +204,7 @@ pub async fn apply<O: Objects>(
 ) -> Result<RestoreReport, RestoreError> {
     let tracker = Arc::new(Tracker::new(progress, plan.read_bytes, plan.transactions, plan.image_bytes));
     tracker.enter(Phase::Preflight);
+    target::remove_orphans(to);
     check_target(to, options, plan.space_needed_bytes)?;
     let draft = Draft::create(to)?;
     let rebuilding = rebuild(objects, plan, draft.file(), draft.path(), &tracker, cancel);
@@ -213,6 +215,7 @@ pub async fn apply<O: Objects>(
     let (state, ()) = futures::try_join!(proven, synced)?;
     cancel.check()?;
     tracker.enter(Phase::Publish);
+    failpoint::hit("restore_before_publish");
     let publish_options = options.clone();
     let published = tokio::task::spawn_blocking(move || draft.publish(&publish_options)).await;
     published.map_err(|_| RestoreError::Stopped)??;

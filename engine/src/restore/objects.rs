@@ -143,13 +143,19 @@ impl ReadError {
         Self::Damaged { object: object.to_string(), what: what.to_string() }
     }
 
+    /// The object and what is wrong with it, if it is missing or damaged.
+    pub(crate) fn finding(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Missing { object } => Some((object, "it is missing")),
+            Self::Damaged { object, what } => Some((object, what)),
+            Self::Store { .. } => None,
+        }
+    }
+
     /// The object, if it is missing or damaged: trying the same again is of no use.
     #[must_use]
     pub fn lost_object(&self) -> Option<&str> {
-        match self {
-            Self::Missing { object } | Self::Damaged { object, .. } => Some(object),
-            Self::Store { .. } => None,
-        }
+        self.finding().map(|(object, _)| object)
     }
 }
 

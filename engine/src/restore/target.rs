@@ -1,12 +1,21 @@
 //! Where a restore goes: whether the place is fit, a file beside it that only we know, and its atomic publication.
+//!
+//! A draft is locked (`flock`) from its beginning until its process ends, however it ends. So a draft that can be locked
+//! by another is an orphan of a kill, and the next restore to the same name removes it. Where the file system knows no
+//! locks nothing can be locked, and orphans stay.
 
 use std::collections::hash_map::RandomState;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::restore::{Options, RestoreError, TargetUnfit};
 
@@ -73,17 +82,79 @@ fn parts(target: &Path) -> Result<(PathBuf, OsString), TargetUnfit> {
     Ok((folder.unwrap_or(Path::new(".")).to_owned(), name))
 }
 
+/// What the names of all drafts for a target begin with; 16 hex digits follow.
+fn draft_prefix(name: &OsStr) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".everwhen-");
+    prefix
+}
+
+/// Locks a new draft. Between its making and this somebody may have taken it for an orphan, and removed it.
+fn is_ours(file: &File) -> io::Result<bool> {
+    match lock(file) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        // A file system without locks: nobody else gets one, either.
+        Err(_) => Ok(true),
+        Ok(()) => Ok(file.metadata()?.nlink() > 0),
+    }
+}
+
+fn lock(file: &File) -> rustix::io::Result<()> {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Removes the drafts for a target whose restores were killed. One that cannot be removed is left. Where the target
+/// exists the restore will be refused, and changes nothing.
+pub(crate) fn remove_orphans(target: &Path) {
+    let Ok((folder, name)) = parts(target) else { return };
+    if !exists(target).is_ok_and(|exists| !exists) {
+        return;
+    }
+    let prefix = draft_prefix(&name);
+    for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let random = name.as_bytes().strip_prefix(prefix.as_bytes());
+        let is_draft = random.is_some_and(|hex| hex.len() == 16 && hex.iter().all(u8::is_ascii_hexdigit));
+        if is_draft && remove_orphan(&entry.path()).is_ok_and(|removed| removed) {
+            tracing::info!("removed {}, left by a restore that was killed", entry.path().display());
+        }
+    }
+}
+
+/// Removes a draft unless somebody works on it. The lock is held until it is gone, so nobody begins to.
+///
+/// One with a second name was as good as published. It takes no room, and may be a database by now: opening and closing
+/// it would drop the locks that a process (a daemon is one) has on it.
+fn remove_orphan(path: &Path) -> io::Result<bool> {
+    let found = path.symlink_metadata()?;
+    if !found.is_file() || found.nlink() != 1 {
+        return Ok(false);
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if lock(&file).is_err() {
+        return Ok(false);
+    }
+    std::fs::remove_file(path)?;
+    Ok(true)
+}
+
 impl Draft {
     /// Creates it empty.
     pub(crate) fn create(target: &Path) -> Result<Self, RestoreError> {
         let (folder, name) = parts(target)?;
-        let mut draft_name = OsString::from(".");
-        draft_name.push(&name);
-        draft_name.push(format!(".everwhen-{:016x}", RandomState::new().build_hasher().finish()));
-        let path = folder.join(draft_name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(|error| io_error("create", &path, error))?;
-        Ok(Self { target: target.to_owned(), folder, path, file: Arc::new(file), published: false })
+        loop {
+            let mut draft_name = draft_prefix(&name);
+            draft_name.push(format!("{:016x}", RandomState::new().build_hasher().finish()));
+            let path = folder.join(draft_name);
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+            let file = file.map_err(|error| io_error("create", &path, error))?;
+            if is_ours(&file).map_err(|error| io_error("lock", &path, error))? {
+                let file = Arc::new(file);
+                return Ok(Self { target: target.to_owned(), folder, path, file, published: false });
+            }
+        }
     }
 
     pub(crate) fn file(&self) -> &Arc<File> {
@@ -112,7 +183,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.published {
-            // There is nobody to tell; a leftover is harmless and says by its name what it is.
+            // There is nobody to tell; a leftover says by its name what it is, and goes with the next restore.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -150,5 +221,57 @@ pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
             TargetUnfit::NoPermission { folder: folder(), source }.into()
         }
         _ => RestoreError::Io { action, path: path.to_owned(), source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drafts_without_an_owner_go_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x.db");
+        let orphan = folder.path().join(".x.db.everwhen-0123456789abcdef");
+        let others = [
+            ".x.db.everwhen-0123456789abcde",
+            ".x.db.everwhen-0123456789abcdeg",
+            ".y.db.everwhen-0123456789abcdef",
+            ".x.db.everwhen-0123456789abcdef-wal",
+            "x.db.everwhen-0123456789abcdef",
+        ];
+        for other in others {
+            std::fs::write(folder.path().join(other), "not a draft of x.db").unwrap();
+        }
+        let link = folder.path().join(".x.db.everwhen-00000000000000aa");
+        std::os::unix::fs::symlink(folder.path().join(others[0]), &link).unwrap();
+        let running = Draft::create(&target).unwrap();
+        std::fs::write(&orphan, "half a database").unwrap();
+        remove_orphans(&target);
+        assert!(!orphan.exists());
+        assert!(running.path().exists(), "the draft of a running restore");
+        assert!(others.iter().all(|other| folder.path().join(other).exists()));
+        assert!(link.symlink_metadata().is_ok());
+        drop(running);
+        remove_orphans(Path::new("/"));
+    }
+
+    #[test]
+    fn restores_that_begin_together_never_lose_their_drafts() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x.db");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        remove_orphans(&target);
+                        let draft = Draft::create(&target).unwrap();
+                        let there = draft.path().metadata().expect("it is there");
+                        assert_eq!(there.ino(), draft.file().metadata().unwrap().ino());
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -274,10 +274,7 @@ impl<O: Objects> Deep<'_, O> {
         match result {
             Ok(value) => Ok(value),
             Err(error) => {
-                let problem = problem_of(error)?;
-                if !report.problems.contains(&problem) {
-                    report.problems.push(problem);
-                }
+                report.problems.push(problem_of(error)?);
                 Ok(None)
             }
         }

@@ -105,11 +105,8 @@ async fn each(
 /// A damaged or missing object is a finding, a store that fails is an error.
 fn finding(result: Result<Checked, ReadError>) -> Result<Checked, ReadError> {
     match result {
-        Err(error) => match error.lost_object() {
-            Some(object) => {
-                let problem = Some(Problem::new(&object, &error));
-                Ok(Checked { problem, ..Checked::sound(0) })
-            }
+        Err(error) => match Problem::of(&error) {
+            Some(problem) => Ok(Checked { problem: Some(problem), ..Checked::sound(0) }),
             None => Err(error),
         },
         sound => sound,
@@ -260,7 +257,7 @@ fn missing_packs(
 ) -> Vec<Problem> {
     let there: BTreeMap<Digest, u64> = packs.iter().copied().collect();
     let wrong = named.iter().filter_map(|(digest, len)| match there.get(digest) {
-        None => Some(Problem::new(&pack_key(database, *digest), &"it is missing, and a base names it")),
+        None => Some(Problem::new(&pack_key(database, *digest), &"it is missing")),
         Some(size) if size != len => {
             let what = format!("it has {size} bytes, a base says {len}");
             Some(Problem::new(&pack_key(database, *digest), &what))

@@ -15,6 +15,7 @@ mod fast;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,10 +25,10 @@ use serde::Serialize;
 use crate::error::{ErrorKind, Explain};
 use crate::history::History;
 use crate::ids::{DatabaseId, Digest, Position};
-use crate::restore::{Cancel, Objects, Options, RestoreError};
+use crate::restore::{Cancel, Objects, Options, ReadError, RestoreError};
 
 /// What is wrong, and with what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// The object's key, or the place in the history.
     pub object: String,
@@ -36,8 +37,14 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(object: &impl ToString, what: &impl ToString) -> Self {
+    /// Says what is wrong with an object.
+    pub fn new(object: &impl ToString, what: &impl ToString) -> Self {
         Self { object: object.to_string(), what: what.to_string() }
+    }
+
+    /// What a read found, unless it is the store that failed.
+    fn of(error: &ReadError) -> Option<Self> {
+        error.finding().map(|(object, what)| Self::new(&object, &what))
     }
 }
 
@@ -166,6 +173,9 @@ pub async fn verify<O: Objects>(
     if let Some(folder) = options.deep_in {
         deep::verify_states(objects, history, folder, options, &mut report).await?;
     }
+    // The deep part meets what the fast part found, and one lost key is in the way of many objects.
+    let mut told = BTreeSet::new();
+    report.problems.retain(|problem| told.insert(problem.clone()));
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
 }
@@ -173,12 +183,14 @@ pub async fn verify<O: Objects>(
 /// Damage becomes a problem of the report; anything else ends the verification.
 pub(crate) fn problem_of(error: RestoreError) -> Result<Problem, RestoreError> {
     match &error {
-        RestoreError::Read(read) => match read.lost_object() {
-            Some(object) => Ok(Problem::new(&object, read)),
-            None => Err(error),
-        },
-        RestoreError::NotProven { position, .. } => Ok(Problem::new(position, &error)),
-        RestoreError::NotJoined { segment, .. } => Ok(Problem::new(segment, &error)),
+        RestoreError::Read(read) => Problem::of(read).ok_or(error),
+        RestoreError::NotProven { position, expected, found } => {
+            let what = format!("its state has checksum {found}, expected {expected}");
+            Ok(Problem::new(position, &what))
+        }
+        RestoreError::NotJoined { segment, source } => {
+            Ok(Problem::new(segment, &format!("it does not go on from what is before it: {source}")))
+        }
         RestoreError::Plan(plan) => Ok(Problem::new(&"history", plan)),
         _ => Err(error),
     }

@@ -29,6 +29,9 @@ fn verify_world(world: &World, deep: bool) -> VerifyReport {
     };
     let report = run(verify(&world.objects, &world.history(), &world.packs(), &options)).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the scratch file is gone");
+    for Problem { object, what } in &report.problems {
+        assert!(!what.contains(object) && !what.contains('\n'), "not one clean line: {object}: {what}");
+    }
     report
 }
 
@@ -73,7 +76,7 @@ fn every_damaged_or_missing_object_is_named() {
     let world = world();
     for key in world.objects.keys() {
         let sound = world.objects.remove(&key);
-        let report = verify_world(&world, false);
+        let report = verify_world(&world, true);
         // A pack that is gone is in no listing, but a base names it.
         assert!(report.problems.iter().any(|problem| problem.object == key), "{key} missing: {report:?}");
         for at in [0, sound.len() / 2, sound.len() - 1] {

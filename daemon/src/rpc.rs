@@ -6,8 +6,9 @@ use tonic::{Code, Status};
 use everwhen_engine::error::ErrorKind;
 use everwhen_proto::v1;
 
-use crate::failure::Failure;
-use crate::wire;
+use crate::failure::{Failure, Nearest};
+use crate::view::PointView;
+use crate::wire::point_out;
 
 /// `google.rpc.Status`, the standard envelope of error details.
 #[derive(Clone, PartialEq, Message)]
@@ -34,6 +35,60 @@ fn code(kind: ErrorKind) -> Code {
     }
 }
 
+/// The API's name of a kind.
+fn kind_out(kind: ErrorKind) -> v1::ErrorKind {
+    match kind {
+        ErrorKind::Failed => v1::ErrorKind::Failed,
+        ErrorKind::Usage => v1::ErrorKind::Usage,
+        ErrorKind::Refused => v1::ErrorKind::Refused,
+        ErrorKind::NoSuchPoint => v1::ErrorKind::NoSuchPoint,
+        ErrorKind::Damaged => v1::ErrorKind::Damaged,
+        ErrorKind::StoreUnreachable => v1::ErrorKind::StoreUnreachable,
+        ErrorKind::TargetUnfit => v1::ErrorKind::TargetUnfit,
+    }
+}
+
+/// The engine's name of a kind; one that this version does not know is a failure.
+fn kind_in(kind: v1::ErrorKind) -> ErrorKind {
+    match kind {
+        v1::ErrorKind::Unspecified | v1::ErrorKind::Failed => ErrorKind::Failed,
+        v1::ErrorKind::Usage => ErrorKind::Usage,
+        v1::ErrorKind::Refused => ErrorKind::Refused,
+        v1::ErrorKind::NoSuchPoint => ErrorKind::NoSuchPoint,
+        v1::ErrorKind::Damaged => ErrorKind::Damaged,
+        v1::ErrorKind::StoreUnreachable => ErrorKind::StoreUnreachable,
+        v1::ErrorKind::TargetUnfit => ErrorKind::TargetUnfit,
+    }
+}
+
+/// A failure as a detail of a gRPC status.
+pub(crate) fn failure_out(failure: &Failure) -> v1::ErrorDetail {
+    let nearest = failure.nearest.as_deref().cloned().unwrap_or_default();
+    let point = |point: PointView| point_out(point.position, point.time);
+    v1::ErrorDetail {
+        kind: kind_out(failure.kind).into(),
+        advice: failure.advice.clone().unwrap_or_default(),
+        nearest_before: nearest.before.map(point),
+        nearest_after: nearest.after.map(point),
+        chain: failure.chain.clone(),
+    }
+}
+
+/// The failure that a detail of a gRPC status tells.
+pub(crate) fn failure_in(message: &str, detail: v1::ErrorDetail) -> Failure {
+    let mut failure = Failure::new(kind_in(detail.kind()), message);
+    let nearest = Nearest {
+        before: detail.nearest_before.map(PointView::from),
+        after: detail.nearest_after.map(PointView::from),
+    };
+    failure.nearest = (nearest != Nearest::default()).then(|| Box::new(nearest));
+    failure.advice = Some(detail.advice).filter(|advice| !advice.is_empty());
+    if !detail.chain.is_empty() {
+        failure.chain = detail.chain;
+    }
+    failure
+}
+
 /// What a failed call answers.
 pub(crate) fn status_of(failure: &Failure) -> Status {
     status_with(code(failure.kind), failure)
@@ -41,7 +96,7 @@ pub(crate) fn status_of(failure: &Failure) -> Status {
 
 /// What a failed call answers, with a code of its own.
 pub(crate) fn status_with(code: Code, failure: &Failure) -> Status {
-    let detail = wire::failure_out(failure);
+    let detail = failure_out(failure);
     let any = prost_types::Any { type_url: DETAIL_TYPE.into(), value: detail.encode_to_vec() };
     let envelope = RpcStatus { code: code.into(), message: failure.message(), details: vec![any] };
     Status::with_details(code, failure.message(), envelope.encode_to_vec().into())
@@ -54,7 +109,7 @@ pub(crate) fn failure_of(status: &Status) -> Failure {
         .and_then(|envelope| envelope.details.into_iter().find(|any| any.type_url == DETAIL_TYPE))
         .and_then(|any| v1::ErrorDetail::decode(any.value.as_slice()).ok());
     match detail {
-        Some(detail) => wire::failure_in(status.message(), detail),
+        Some(detail) => failure_in(status.message(), detail),
         None => foreign(status),
     }
 }
@@ -71,6 +126,8 @@ fn foreign(status: &Status) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use everwhen_engine::time::Timestamp;
+
     use super::*;
 
     #[test]
@@ -79,6 +136,17 @@ mod tests {
         let status = status_of(&failure);
         assert_eq!(status.code(), Code::DataLoss);
         assert_eq!(failure_of(&status), failure);
+    }
+
+    #[test]
+    fn a_failure_survives_the_wire() {
+        let mut failure = Failure::new(ErrorKind::NoSuchPoint, "no point").advise("ask for another");
+        failure.chain.push("a gap".into());
+        failure.nearest = Some(Box::new(Nearest {
+            before: Some(PointView { position: "1/0000000000000001".into(), time: Some(Timestamp::MIN) }),
+            after: None,
+        }));
+        assert_eq!(failure_in("", failure_out(&failure)), failure);
     }
 
     #[test]
