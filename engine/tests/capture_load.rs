@@ -84,6 +84,29 @@ fn an_applications_truncate_checkpoint_returns_quickly() {
     assert!(worst < 200, "{worst} ms");
 }
 
+/// SQLite's checkpoint waits for the slot of a reader that was behind. A pin that takes that slot at the wrong instant is
+/// waited for for ever, with all writers behind it, however often it moves on.
+#[test]
+fn a_checkpoint_that_waits_for_a_slot_our_pin_has_taken_comes_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let app = rusqlite::Connection::open(&path).unwrap();
+    app.execute_batch(
+        "with recursive n(i) as (select 1 union all select i + 1 from n where i < 4000)
+         insert into t(b) select randomblob(1500) from n",
+    )
+    .unwrap();
+    let mut rig = Rig::attach(&path);
+    let mut child = start("rewrite 40 0", &path);
+    // Looking without pause is what makes the instant likely.
+    while child.try_wait().unwrap().is_none() {
+        rig.poll();
+    }
+    assert_eq!(reported(child, "stalled"), 0);
+    rig.settle_and_compare();
+    assert_eq!((rig.model.commits.len(), &rig.events[..]), (120, &[][..]));
+}
+
 fn reported_pair(child: std::process::Child) -> (u64, u64) {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 #![cfg(feature = "test-util")]
 
+mod capture_support;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use capture_support::writer::{reported, run_job, start};
 use everwhen_engine::history::{GapReason, History};
 use everwhen_engine::ids::HostId;
 use everwhen_engine::plan::Target;
@@ -19,6 +22,12 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+#[ignore = "runs as an application process of the other tests"]
+fn application_process() {
+    run_job();
+}
 
 struct Bench {
     folder: tempfile::TempDir,
@@ -321,6 +330,32 @@ async fn a_full_spool_ends_in_a_recorded_gap_and_never_in_a_full_disk() {
     let history = bench.history().await;
     assert_eq!(history.gaps().len(), 1, "{:?}", history.gaps());
     assert!(history.flaws().is_empty());
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_spool_no_writer_waits_behind_a_checkpoint_that_waits_for_us() {
+    let bench = Bench::new("full-waited").await;
+    let app = bench.connect();
+    table(&app);
+    let mut options = bench.options("state");
+    (options.memory_queue_bytes, options.spool_bytes) = (50_000, 200_000);
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    for id in 0..300 {
+        app.execute("INSERT INTO t VALUES (?1, randomblob(2000))", [id]).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let checkpoints = start("empty 1 0", &bench.database());
+    assert_eq!(reported(checkpoints, "failed"), 0, "it waited for us in vain");
+    insert(&app, 1000);
+    bench.faulty.clear();
+    until("the trouble is over", || protection.status().health == Health::Ok).await;
+    insert(&app, 1001);
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(bench.history().await.gaps().len(), 1);
     assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
     protection.stop().await.unwrap();
 }

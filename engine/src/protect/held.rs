@@ -7,15 +7,33 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
 
 /// Between two looks at a log that is held.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(20);
 
-/// At so many looks in a row a checkpoint is no passing one.
-const WAITED_FOR_MAX: u32 = 5;
+/// A checkpoint seen at every look for so long is no passing one.
+const WAITED_FOR_MAX: Duration = Duration::from_millis(100);
+
+/// Tells an application's checkpoint that waits for us, with all writers behind it, from one that passes.
+#[derive(Debug, Default)]
+pub(super) struct WaitedFor {
+    since: Option<Instant>,
+}
+
+impl WaitedFor {
+    /// Looks once more, a few times in 100 ms at least; whether it lasts.
+    pub(super) fn look(&mut self, source: &SqliteSource) -> bool {
+        if !source.checkpoint_waits() {
+            self.since = None;
+        } else if self.since.get_or_insert_with(Instant::now).elapsed() >= WAITED_FOR_MAX {
+            return true;
+        }
+        false
+    }
+}
 
 /// One source whose log is held, if it can be.
 pub(super) struct Held {
@@ -23,8 +41,7 @@ pub(super) struct Held {
     options: SqliteOptions,
     bytes_max: u64,
     source: Option<SqliteSource>,
-    /// Looks in a row at which a checkpoint seemed to wait for us.
-    waited_for: u32,
+    waited_for: WaitedFor,
     /// It is not held again until protection begins.
     let_go: bool,
 }
@@ -36,7 +53,7 @@ impl Held {
         bytes_max: u64,
         source: Option<SqliteSource>,
     ) -> Self {
-        Self { path, options, bytes_max, source, waited_for: 0, let_go: false }
+        Self { path, options, bytes_max, source, waited_for: WaitedFor::default(), let_go: false }
     }
 
     /// Opens the source, unless it is open or was let go of.
@@ -63,10 +80,9 @@ impl Held {
             // Whoever begins with this source will find out why.
             return;
         };
-        self.waited_for = if source.checkpoint_waits() { self.waited_for + 1 } else { 0 };
         let reason = if bytes > self.bytes_max {
             "the log grew too long"
-        } else if self.waited_for >= WAITED_FOR_MAX {
+        } else if self.waited_for.look(source) {
             "the application waits to empty the log"
         } else {
             return;

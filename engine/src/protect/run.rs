@@ -18,6 +18,7 @@ use crate::protect::begin::Beginning;
 use crate::protect::driver::{Command, Driver, Ended};
 use crate::protect::error::ProtectError;
 use crate::protect::found::{self, Found, Record};
+use crate::protect::held::{CHECK_EVERY, WaitedFor};
 use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
 use crate::protect::recorder::Recorder;
@@ -51,6 +52,8 @@ pub(super) struct Run {
     looked: Timestamp,
     alive_noted: Option<Instant>,
     alive_before: Timestamp,
+    /// With a full spool.
+    waited_for: WaitedFor,
 }
 
 /// A base that is being made. Given up when dropped.
@@ -109,6 +112,7 @@ impl Run {
             looked: alive_before,
             alive_noted: None,
             alive_before,
+            waited_for: WaitedFor::default(),
         };
         run.record_found(driver, record, found, has_history)?;
         Ok(run)
@@ -265,11 +269,11 @@ impl Run {
             let polled = match self.look() {
                 Ok(polled) => polled,
                 Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {
-                    if let Some(ended) = self.let_go_if_too_large(driver)? {
+                    if let Some(ended) = self.let_go_if_it_must(driver)? {
                         return Ok(ended);
                     }
                     self.flush(driver)?;
-                    self.source.wait(&driver.waker, Duration::from_millis(50));
+                    self.source.wait(&driver.waker, CHECK_EVERY);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -358,10 +362,10 @@ impl Run {
         Ok(Ended::Again)
     }
 
-    /// With a full spool: holds the source's log until it reaches its ceiling, then lets go and waits for room. What
-    /// was committed meanwhile becomes a gap.
-    fn let_go_if_too_large(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
-        if self.source.log_bytes()? < driver.options.source_log_bytes {
+    /// With a full spool: holds the source's log until it reaches its ceiling, or until the application waits to empty
+    /// it; then lets go and waits for room. What was committed meanwhile becomes a gap.
+    fn let_go_if_it_must(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
+        if self.source.log_bytes()? < driver.options.source_log_bytes && !self.waited_for.look(&self.source) {
             return Ok(None);
         }
         self.source.release();

@@ -28,6 +28,15 @@ pub(crate) struct Scanned {
 /// The log is held meanwhile, so that the commits that come are captured one by one. But when an application's own
 /// checkpoint waits for us, and keeps its writers out as long, the source goes on, and the state is a later one.
 pub(crate) fn scan(source: &mut SqliteSource, scratch: &Path) -> Result<Scanned, ProtectError> {
+    scan_while(source, scratch, SqliteSource::checkpoint_waits)
+}
+
+/// Follows the source from the step on at which it must go on.
+fn scan_while(
+    source: &mut SqliteSource,
+    scratch: &Path,
+    must_go_on: impl Fn(&SqliteSource) -> bool,
+) -> Result<Scanned, ProtectError> {
     let state_error = |source| ProtectError::State { folder: scratch.to_owned(), source };
     let mut changes = Changes::default();
     let mut image = source.image(&mut changes, scratch)?;
@@ -39,7 +48,7 @@ pub(crate) fn scan(source: &mut SqliteSource, scratch: &Path) -> Result<Scanned,
     for page in (1..=pages).filter_map(PageNo::new) {
         let stored = image.read(page, &mut buffer).map_err(state_error)?;
         hashes.push(stored.map_or(0, |()| PageHash::of(page, &buffer).get()));
-        if page.get().is_multiple_of(step) && (changes.any() || source.checkpoint_waits()) {
+        if page.get().is_multiple_of(step) && (must_go_on(source) || changes.any()) {
             follow(source, &mut changes)?;
         }
     }
@@ -123,8 +132,8 @@ impl Sink for Changes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use rusqlite::Connection;
 
@@ -154,42 +163,54 @@ mod tests {
         app
     }
 
+    const DATABASE: &str = "EVERWHEN_TEST_DATABASE";
+
+    /// Empties its log again and again, and changes the database in between; notes each round. Ends with its parent's
+    /// patience or when the database is gone.
+    #[test]
+    #[ignore = "runs as an application process of the next test"]
+    fn application_process() {
+        let Ok(path) = std::env::var(DATABASE) else { return };
+        let app = Connection::open(&path).unwrap();
+        app.busy_timeout(Duration::from_secs(20)).unwrap();
+        for round in 0..6 {
+            app.execute("delete from t where a > 20000 - ?1 * 300", [round]).unwrap();
+            app.execute_batch("vacuum; insert into t(b) values (randomblob(9000))").unwrap();
+            let truncate = "PRAGMA wal_checkpoint(truncate)";
+            let busy: i64 = app.query_row(truncate, [], |row| row.get(0)).unwrap();
+            assert_eq!(busy, 0);
+            std::fs::write(format!("{path}.round"), round.to_string()).unwrap();
+        }
+    }
+
     #[test]
     fn nobody_waits_for_a_scan_and_its_state_is_that_of_its_image() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
-        let app = large(&path);
+        drop(large(&path));
         let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
         source.attach(None).unwrap();
-        app.execute("update t set b = 1 where a % 50 = 1", []).unwrap();
-        let done = AtomicBool::new(false);
-        let (scanned, rounds) = std::thread::scope(|scope| {
-            let (app, done) = (app, &done);
-            let hostile = scope.spawn(move || {
-                app.busy_timeout(Duration::from_secs(20)).unwrap();
-                let mut rounds = 0;
-                while !done.load(Ordering::Relaxed) {
-                    let truncate = "PRAGMA wal_checkpoint(truncate)";
-                    let busy: i64 = app.query_row(truncate, [], |row| row.get(0)).unwrap();
-                    assert_eq!(busy, 0);
-                    app.execute("delete from t where a > 20000 - ?1 * 300", [rounds]).unwrap();
-                    app.execute_batch("vacuum; insert into t(b) values (randomblob(9000))").unwrap();
-                    rounds += 1;
-                }
-                rounds
-            });
-            // Its checkpoint waits for our pin by now; were it not so, the test would only be easier to pass.
-            std::thread::sleep(Duration::from_millis(100));
-            let scanned = scan(&mut source, folder.path()).unwrap();
-            done.store(true, Ordering::Relaxed);
-            while !hostile.is_finished() {
-                source.poll(&mut Changes::default()).unwrap();
-            }
-            (scanned, hostile.join().unwrap())
-        });
-        let Scanned { table, mut image, .. } = scanned;
-        assert!(rounds > 0);
+        let mut application = Command::new(std::env::current_exe().unwrap())
+            .args(["protect::scan::tests::application_process", "--exact", "--ignored"])
+            .env(DATABASE, &path)
+            .arg("--nocapture")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // A scan that takes long enough for a checkpoint to come through.
+        let (rounds, began) = (folder.path().join("app.db.round"), Instant::now());
+        let follows = |source: &SqliteSource| {
+            let early = !rounds.exists() && began.elapsed() < Duration::from_secs(10);
+            std::thread::sleep(Duration::from_millis(if early { 100 } else { 2 }));
+            source.checkpoint_waits()
+        };
+        let Scanned { table, mut image, .. } = scan_while(&mut source, folder.path(), follows).unwrap();
+        assert!(rounds.exists(), "the checkpoint waited for the scan");
         assert_eq!((image.page_count(), state_of(&mut *image)), (table.pages(), table.state()));
+        while application.try_wait().unwrap().is_none() {
+            source.poll(&mut Changes::default()).unwrap();
+        }
+        assert!(application.wait().unwrap().success());
     }
 
     #[test]

@@ -17,6 +17,11 @@ pub const WRITE_LOCK_OFFSET: u64 = 120;
 /// The byte whose lock makes a connection the one checkpointer.
 pub const CHECKPOINT_LOCK_OFFSET: u64 = 121;
 
+/// The bytes whose locks are those of readers, slot 0 first.
+pub const READ_LOCKS_OFFSET: u64 = 123;
+/// How many there are.
+pub const READ_LOCKS: u64 = 5;
+
 const COPY_LEN: usize = 48;
 const VERSION: u32 = 3_007_000;
 

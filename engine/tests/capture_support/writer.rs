@@ -60,6 +60,8 @@ pub fn run_job() {
         "paced" => paced(path, amount, seed),
         "saturated" => saturated(path, amount),
         "truncate" => truncate(path, amount),
+        "empty" => empty(path, amount),
+        "rewrite" => rewrite(path, amount),
         "capture" => capture(path, amount),
         _ => panic!("no such job: {kind}"),
     }
@@ -180,6 +182,31 @@ fn saturated(path: &Path, commits: u64) {
 }
 
 /// A checkpoint that waits up to 3 s for readers after a few commits; reports how long it took and whether it got through.
+/// Rewrites the database and empties the log at once; reports how often that waited in vain. (While another checkpoint
+/// runs, ours say, SQLite says busy without waiting.)
+fn rewrite(path: &Path, rounds: u64) {
+    let connection = open(path);
+    connection.busy_timeout(Duration::from_secs(3)).unwrap();
+    let mut stalled = 0;
+    for round in 0..rounds as i64 {
+        connection.execute("update t set c = ?1 where a % 50 = 1", [round]).unwrap();
+        connection.execute_batch("vacuum; insert into t(b) values (randomblob(9000))").unwrap();
+        let began = Instant::now();
+        let busy: i64 =
+            connection.query_row("PRAGMA wal_checkpoint(truncate)", [], |row| row.get(0)).unwrap();
+        stalled += u32::from(busy != 0 && began.elapsed() > Duration::from_secs(1));
+    }
+    println!("\nstalled={stalled}");
+}
+
+/// Empties the log; reports how often it could not.
+fn empty(path: &Path, rounds: u64) {
+    let connection = open(path);
+    let truncate = || connection.query_row("PRAGMA wal_checkpoint(truncate)", [], |row| row.get::<_, i64>(0));
+    let failed: i64 = (0..rounds).map(|_| truncate().unwrap()).sum();
+    println!("\nfailed={failed}");
+}
+
 fn truncate(path: &Path, rounds: u64) {
     let connection = open(path);
     connection.busy_timeout(Duration::from_secs(3)).unwrap();

@@ -67,6 +67,9 @@ impl SqliteSource {
             frames: Frames::default(),
             maybe_slot_zero: true,
             opening: None,
+            change: 0,
+            unpinned: false,
+            unproven: None,
             unplaced: true,
             away: true,
             secured: None,
@@ -93,6 +96,7 @@ impl SqliteSource {
         self.links = Some(links);
         self.maybe_slot_zero = true;
         self.mismatch_since = None;
+        (self.unpinned, self.unproven) = (false, None);
         self.secured = None;
         self.frames.forget();
         self.seen = [0; HEAD_LEN + 4];
@@ -202,6 +206,7 @@ impl SqliteSource {
     /// Makes the published state the captured one, without handing anything over.
     pub(super) fn place_at(&mut self, head: IndexHead) -> Result<()> {
         self.place = Place::of(head);
+        self.change = head.change;
         self.image_pages = self.image_pages_at(head)?;
         self.looked = Timestamp::now();
         self.frames.forget();

@@ -67,13 +67,16 @@ impl SqliteSource {
         }
         if head.frames == self.place.frame {
             self.looked = looked;
-            return if head.frames == 0 || head.checksum == self.place.checksum {
-                Ok(0)
-            } else {
-                Err(Trouble::Lost(format!("frame {} was written anew after its capture", head.frames)))
-            };
+            if head.frames > 0 && head.checksum != self.place.checksum {
+                let frame = head.frames;
+                return Err(Trouble::Lost(format!("frame {frame} was written anew after its capture")));
+            }
+            self.prove_reset(head, 0)?;
+            self.change = head.change;
+            return Ok(0);
         }
         let spans = self.survey(head)?;
+        self.prove_reset(head, spans.len())?;
         let times = self.commit_times(head, looked, spans.len());
         if times.unwatched {
             sink.unwatched(self.looked).map_err(Trouble::Sink)?;
@@ -88,14 +91,18 @@ impl SqliteSource {
         }
         handed_over?;
         self.looked = looked;
+        self.change = head.change;
         self.pace.committed(Instant::now());
         self.settle();
         Ok(spans.len() as u64)
     }
 
-    /// The log was reset: legal only under a pin on slot 0, when all of the old one had been captured.
+    /// The log was reset: legal only under a pin on slot 0, when all of the old one had been captured. While nothing is
+    /// pinned it must be proven that it was.
     fn begin_generation<E>(&mut self, head: IndexHead) -> Result<(), Trouble<E>> {
-        if !self.maybe_slot_zero {
+        if self.unpinned {
+            self.unproven.get_or_insert(self.change);
+        } else if !self.maybe_slot_zero {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
@@ -104,6 +111,17 @@ impl SqliteSource {
         self.last_frames.clear();
         self.frames.forget();
         Ok(())
+    }
+
+    /// After a reset with nothing pinned: the index counts every commit, so if it counted no more than those found in the
+    /// new log, none was lost with the old one. (A recovery of the index begins the count anew, and proves nothing.)
+    fn prove_reset<E>(&mut self, head: IndexHead, found: usize) -> Result<(), Trouble<E>> {
+        let Some(before) = self.unproven.take() else { return Ok(()) };
+        let made = head.change.wrapping_sub(before);
+        if u32::try_from(found) == Ok(made) {
+            return Ok(());
+        }
+        Err(Trouble::Lost(format!("the log was reset unseen: {made} commits were made, {found} were found")))
     }
 
     /// Checks the frames after the captured place up to the head; gives their transactions.

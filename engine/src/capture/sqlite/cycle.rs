@@ -4,14 +4,16 @@
 //! commit resets the log. No writer ever waits. *Hand-over*: a pin on slot 0 makes the application's own checkpoints
 //! futile and dear, so it is exchanged for a marked one at the first frame of the new generation. *Hard limit*: the same
 //! cycle with the write lock held. *Waiting checkpoint*: when an application's blocking checkpoint waits for our pin, we
-//! advance until it is through.
+//! advance until it is through. SQLite's checkpoint waits for the slot of a reader that it found behind, whoever is on that
+//! slot by then. Should our pin have got there, up to date, it would be waited for for ever: then we *step aside*, and
+//! the index's count of commits proves that nothing was lost.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::wal::CheckpointMode;
 
 use super::look::Look;
-use super::{SqliteSource, Trouble};
+use super::{SqliteSource, Trouble, files};
 use crate::capture::sink::Sink;
 use crate::capture::sqlite::SqliteSourceError;
 use crate::time::Timestamp;
@@ -28,6 +30,10 @@ const CYCLE_PAUSE_MAX: Duration = Duration::from_secs(10);
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
 /// The same once there seems to be one.
 const WAITING_PAUSE: Duration = Duration::from_millis(2);
+/// After so many probes, a tenth of a second, advancing is of no use.
+const WAITING_MAX: u32 = 50;
+/// How long nothing is pinned for a checkpoint: longer than SQLite sleeps between two attempts (100 ms).
+const ASIDE_MAX: Duration = Duration::from_millis(150);
 /// How long the write lock is asked for, and how often.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE: Duration = Duration::from_micros(30);
@@ -99,7 +105,11 @@ impl SqliteSource {
             return Ok(());
         }
         if self.checkpoint_waits_for_us(now) {
-            return self.advance(sink, transactions).map(|_| ());
+            return if self.is_waited_for_in_vain() {
+                self.step_aside(sink, transactions)
+            } else {
+                self.advance(sink, transactions).map(|_| ())
+            };
         }
         let read_only = self.links.as_ref().is_none_or(|links| links.read_only);
         let hard = self.options.hard_frames.is_some_and(|hard| look.head.frames >= hard);
@@ -178,7 +188,13 @@ impl SqliteSource {
         self.pace.waiting >= 2
     }
 
-    /// The only way the pin ever moves. The order is the proof: begin, then read what is published, capture it, and
+    /// Whether a checkpoint waits for a pin of ours that is not behind. Not while there are other readers to wait for.
+    fn is_waited_for_in_vain(&self) -> bool {
+        self.pace.waiting.is_multiple_of(WAITING_MAX)
+            && self.links.as_ref().is_some_and(|links| !files::others_read(&links.index))
+    }
+
+    /// The only way the pin ever moves while something is pinned. The order is the proof: begin, then read what is published, capture it, and
     /// only then end the old transaction. `false` when the pin stayed where it was.
     fn advance<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Result<bool, Trouble<S::Error>> {
         let before = self.look()?;
@@ -292,8 +308,7 @@ impl SqliteSource {
 
     /// For a user who may only read. Such a pin cannot be set at the newest commit, and applications checkpoint right
     /// after a commit: the log would never be backfilled to its end, and grow for ever. So past the hard limit we let go
-    /// for a moment, and pin again once all is backfilled. As long as the salts stay what they were, nothing was reset
-    /// and nothing is lost; if the log is reset in that moment, commits may be missing, and that is said.
+    /// for a moment, and pin again once all is backfilled.
     fn unpinned_cycle<S: Sink>(
         &mut self,
         sink: &mut S,
@@ -301,45 +316,96 @@ impl SqliteSource {
     ) -> Result<bool, Trouble<S::Error>> {
         *transactions += self.capture_published(sink)?;
         self.secure(sink)?;
+        self.without_pin(sink, transactions, |unpinned| unpinned < UNPINNED_MAX)
+    }
+
+    /// Lets a checkpoint through that waits for our pin whatever we do. It keeps all writers out: until it is over
+    /// nothing is committed, and then we pin again.
+    fn step_aside<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Step<S::Error> {
+        *transactions += self.capture_published(sink)?;
+        self.secure(sink)?;
+        let Some(links) = &self.links else { return Ok(()) };
+        self.held_images().for_each(|image| image.leave_log(links.pinned()));
+        let index = links.index.clone();
+        let waits = |unpinned| unpinned < ASIDE_MAX && files::checkpoint_blocks_writers(&index);
+        if waits(Duration::ZERO) {
+            self.without_pin(sink, transactions, waits)?;
+        }
+        Ok(())
+    }
+
+    /// Pins nothing until all is backfilled, at most as long as `may` says. If the log is reset meanwhile, what is captured
+    /// then must be all that was committed; else that is said. Whether all was backfilled.
+    fn without_pin<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+        may: impl Fn(Duration) -> bool,
+    ) -> Result<bool, Trouble<S::Error>> {
         if let Some(links) = &self.links {
             links.unpin()?;
         }
-        let outcome = self.follow_unpinned(sink, transactions);
+        self.unpinned = true;
+        let outcome = self.follow_unpinned(sink, transactions, may);
         if let Some(links) = &self.links {
             links.pin_again(self.options.patience)?;
         }
-        // What is published now was published, and is kept, under the new pin.
-        self.maybe_slot_zero = false;
         let done = outcome?;
-        let looked = Timestamp::now();
-        if let Some(look) = self.look()? {
-            *transactions += self.capture(sink, look.head, looked)?;
-        }
-        self.maybe_slot_zero = true;
+        // What is published now was published, and is kept, under the new pin.
+        let began = Instant::now();
+        let look = loop {
+            match self.capture_unless_torn(sink, transactions)? {
+                Some(look) => break look,
+                None if began.elapsed() > self.options.patience => {
+                    return Err(Trouble::Lost(
+                        "after a reset unseen, the log is not what was published".into(),
+                    ));
+                }
+                None => std::thread::sleep(LOCK_PAUSE),
+            }
+        };
+        (self.unpinned, self.maybe_slot_zero) = (false, true);
         self.secure(sink)?;
+        self.held_images().for_each(|image| image.log_may_be_reset(look));
         Ok(done)
     }
 
-    /// Captures while nothing is pinned, until all is backfilled or the time is over.
+    /// Captures while nothing is pinned, until all is backfilled.
     fn follow_unpinned<S: Sink>(
         &mut self,
         sink: &mut S,
         transactions: &mut u64,
+        may: impl Fn(Duration) -> bool,
     ) -> Result<bool, Trouble<S::Error>> {
-        // A reset is no ordinary thing now.
-        self.maybe_slot_zero = false;
         let started = Instant::now();
-        while started.elapsed() < UNPINNED_MAX {
-            let looked = Timestamp::now();
-            if let Some(look) = self.look()? {
-                *transactions += self.capture(sink, look.head, looked)?;
-                if look.is_backfilled() {
-                    return Ok(true);
-                }
+        while may(started.elapsed()) {
+            if self.capture_unless_torn(sink, transactions)?.is_some_and(Look::is_backfilled) {
+                return Ok(true);
             }
             std::thread::sleep(LOCK_PAUSE);
         }
         Ok(false)
+    }
+
+    /// Captures what is published. `None` when log and index do not agree just now: one is being reset, perhaps.
+    fn capture_unless_torn<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Result<Option<Look>, Trouble<S::Error>> {
+        let looked = Timestamp::now();
+        let Some(look) = self.look()? else { return Ok(None) };
+        match self.capture(sink, look.head, looked) {
+            Ok(captured) => {
+                *transactions += captured;
+                Ok(Some(look))
+            }
+            Err(Trouble::Passing(_)) => {
+                self.frames.forget();
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// Whether all was backfilled.

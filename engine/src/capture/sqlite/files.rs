@@ -74,6 +74,13 @@ pub(super) fn checkpoint_blocks_writers(index: &File) -> bool {
     checkpointer.is_some() && checkpointer == holder(index::WRITE_LOCK_OFFSET)
 }
 
+/// Whether another process has a lock on any of the readers' slots.
+pub(super) fn others_read(index: &File) -> bool {
+    let (start, length) = (index::READ_LOCKS_OFFSET, index::READ_LOCKS);
+    let probe = Flock { start, length, ..Flock::from(FlockType::WriteLock) };
+    fcntl_getlk(index, &probe).ok().flatten().is_some()
+}
+
 /// The raw head of the wal-index and the number of backfilled frames, in one read.
 pub(super) fn read_head(index: &File) -> io::Result<[u8; index::HEAD_LEN + 4]> {
     let mut bytes = [0; index::HEAD_LEN + 4];

@@ -4,7 +4,7 @@
 //! captured frame may get into the file, the version it replaces is kept here, unless the image has passed that page.
 //!
 //! Let the image be the state at frame `H`. A page that no captured frame after `H` has changed is, for the image, in
-//! its last frame up to `H` ([`Kept::overlay`]), or else in the file. The capture calls [`Kept::keep`] while it hands a
+//! its last frame up to `H` (the overlay), or else in the file. The capture calls [`Kept::keep`] while it hands a
 //! frame over, when our pin still stands before that frame, so SQLite cannot have copied it. Frames of the overlay lie in
 //! the log until it is reset, which takes a pin on slot 0; that one exists only when all is backfilled, and before it
 //! replaces the pin before it, [`Kept::log_may_be_reset`] has the image read the file instead.
@@ -121,6 +121,13 @@ impl Kept {
         if look.head.salts != self.salts || look.backfilled >= self.frame {
             self.lock().overlay.clear();
         }
+    }
+
+    /// The log may be reset at any time from now on: keeps what the image would read there.
+    pub(super) fn leave_log(&self, database: &Connection) {
+        let pages: Vec<PageNo> = self.lock().overlay.pages().collect();
+        pages.into_iter().for_each(|page| self.keep(page, database));
+        self.lock().overlay.clear();
     }
 
     /// The log was reset.

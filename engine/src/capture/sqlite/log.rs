@@ -321,6 +321,10 @@ impl LastFrames {
         self.complete = false;
     }
 
+    pub(super) fn pages(&self) -> impl Iterator<Item = PageNo> + '_ {
+        self.frames.keys().copied()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.complete && self.frames.is_empty()
     }

@@ -165,6 +165,12 @@ pub struct SqliteSource {
     maybe_slot_zero: bool,
     /// The end of the log when the first pin had begun; `None` when it could not be read.
     opening: Option<Place>,
+    /// The index's count of commits at the captured place.
+    change: u32,
+    /// Nothing is pinned: only that count can show that a reset lost nothing.
+    unpinned: bool,
+    /// The count before a reset that has not been shown to have lost nothing.
+    unproven: Option<u32>,
     /// Attached at an unknown place, and nothing captured from it yet.
     unplaced: bool,
     /// Nothing was looked at since the attach: what is found first was committed while nobody watched.
