@@ -365,16 +365,19 @@ impl<O: Inventory> Cataloged<O> {
     async fn cataloged_segments(
         &self,
         database: DatabaseId,
-        timeline: TimelineId,
+        timeline: &Timeline,
     ) -> Result<Vec<SegmentEntry>, ReadError> {
+        let begins = timeline.parent.map_or(TxId::FIRST, |parent| parent.tx.next());
+        let timeline = timeline.id;
         let known = noted(self.lock().segments(database, timeline)).flatten();
         let Some(mut known) = known else {
             let entries = self.inner.segments(database, timeline, None).await?;
             noted(self.lock().add_segments(database, timeline, &entries));
             return Ok(entries);
         };
-        let last = known.iter().map(|entry| entry.key.range.first()).max();
+        let last = whole_up_to(&known, begins);
         let new = self.inner.segments(database, timeline, last).await?;
+        known.retain(|entry| Some(entry.key.range.first()) <= last);
         if !new.is_empty() {
             noted(self.lock().add_segments(database, timeline, &new));
         }
@@ -402,6 +405,20 @@ pub async fn restore_cataloged<O: Inventory>(
         restore(objects, history, target, now, to, options, Arc::clone(&progress), cancel).await
     };
     objects.with_history(database, work).await
+}
+
+/// The first transaction of the last segment before which nothing can be put any more: segments are put several at a time,
+/// and after a kill what lies between those that arrived is put anew. Segments come in order of their first transaction.
+fn whole_up_to(segments: &[SegmentEntry], begins: TxId) -> Option<TxId> {
+    let (mut next, mut last) = (begins, None);
+    for range in segments.iter().map(|entry| entry.key.range) {
+        if range.first() > next {
+            break;
+        }
+        last = Some(range.first());
+        next = next.max(range.last().next());
+    }
+    last
 }
 
 /// A catalog that does not work is done without.
@@ -456,6 +473,10 @@ impl<O: Inventory> Inventory for Cataloged<O> {
         timeline: TimelineId,
         after: Option<TxId>,
     ) -> Result<Vec<SegmentEntry>, ReadError> {
+        let timelines = self.inner.timelines(database).await?;
+        let Some(timeline) = timelines.iter().find(|known| known.id == timeline) else {
+            return self.inner.segments(database, timeline, after).await;
+        };
         let mut entries = self.cataloged_segments(database, timeline).await?;
         entries.retain(|entry| after.is_none_or(|after| entry.key.range.first() > after));
         Ok(entries)
@@ -464,7 +485,7 @@ impl<O: Inventory> Inventory for Cataloged<O> {
     async fn all_segments(&self, database: DatabaseId) -> Result<Vec<SegmentEntry>, ReadError> {
         let mut all = Vec::new();
         for timeline in self.inner.timelines(database).await? {
-            all.extend(self.cataloged_segments(database, timeline.id).await?);
+            all.extend(self.cataloged_segments(database, &timeline).await?);
         }
         Ok(all)
     }
@@ -488,7 +509,7 @@ impl<O: Inventory> Inventory for Cataloged<O> {
         let timelines = self.timelines(database).await?;
         let mut segments = Vec::new();
         for timeline in &timelines {
-            segments.extend(self.cataloged_segments(database, timeline.id).await?);
+            segments.extend(self.cataloged_segments(database, timeline).await?);
         }
         Ok(Findings { timelines, segments, bases, seen })
     }
@@ -577,6 +598,21 @@ mod tests {
         };
         assert_eq!(count(), history.segments().count() as u64);
         assert_eq!(count(), history.segments().count() as u64);
+    }
+
+    #[test]
+    fn a_segment_that_arrives_after_later_ones_is_listed() {
+        let world = world();
+        let whole = run(history_of(&MemoryRepository::of(&world), database())).unwrap();
+        for late in 0..world.findings.segments.len() {
+            let folder = TempDir::new().unwrap();
+            let repository = MemoryRepository::of(&world);
+            repository.findings.lock().unwrap().segments.remove(late);
+            let objects = open(&folder, &repository);
+            run(objects.history(database())).unwrap();
+            *repository.findings.lock().unwrap() = world.findings.clone();
+            assert_eq!(run(objects.history(database())).unwrap().report(), whole.report(), "{late}");
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub const ALL: &[&str] = &[
     "table_after_rename",
 ];
 
+/// Between finding a state that the log does not explain and recording it.
+pub const FOUND: &[&str] = &["found_not_recorded"];
+
 /// Those that a restore passes.
 pub const RESTORE: &[&str] = &["restore_before_publish"];
 
@@ -28,7 +31,10 @@ pub const RESTORE: &[&str] = &["restore_before_publish"];
 pub fn hit(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    debug_assert!(ALL.contains(&name) || RESTORE.contains(&name), "failpoint {name} is in no list");
+    debug_assert!(
+        [ALL, FOUND, RESTORE].iter().any(|list| list.contains(&name)),
+        "failpoint {name} is in no list"
+    );
     let Ok(wanted) = std::env::var("EVERWHEN_FAILPOINT") else { return };
     let (point, count) =
         wanted.split_once(':').map_or((wanted.as_str(), 1), |(p, n)| (p, n.parse().unwrap_or(1)));

@@ -132,6 +132,84 @@ fn kills_at_random_moments_lose_no_commit() {
     every_commit_is_a_point(&world, &oracle, "random kills");
 }
 
+/// What happens to the database while nobody looks, so that its log does not say how its state came about.
+type Unseen = fn(&mut Connection);
+
+fn rewritten(app: &mut Connection) {
+    for id in 0..20 {
+        app.execute("INSERT INTO t VALUES (?1, 'unseen')", [100 + id]).unwrap();
+        app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    }
+}
+
+fn repaged(app: &mut Connection) {
+    app.execute_batch("PRAGMA journal_mode=delete; PRAGMA page_size=1024; VACUUM; PRAGMA journal_mode=wal")
+        .unwrap();
+    app.execute("INSERT INTO t VALUES (100, 'unseen')", []).unwrap();
+}
+
+fn gap_around_a_crash(point: &str, unseen: Unseen) {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut oracle = Oracle::default();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    insert(&mut app, 1, &mut oracle);
+    daemon.settle();
+    assert!(daemon.terminate().success());
+    unseen(&mut app);
+    let mut daemon = world.daemon_with(&[], &[("EVERWHEN_FAILPOINT", point)]);
+    let died = (0..800).any(|_| daemon.wait_for_death(Duration::from_millis(25)).is_ok());
+    assert!(died, "{point} was never passed");
+    let mut daemon = world.daemon();
+    daemon.settle();
+    insert(&mut app, 2, &mut oracle);
+    daemon.settle();
+    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    assert!(!history["gaps"].as_array().unwrap().is_empty(), "{point}: {history}");
+    let (answer, target) = world.restore(&["--latest"], "latest.db");
+    let _ = answer.exits(0);
+    assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(2).unwrap(), "{point}");
+    let _ = world.everwhen(&["verify", world.database().to_str().unwrap(), "--deep"]).exits(0);
+}
+
+#[test]
+fn a_kill_while_a_gap_is_recorded_never_loses_the_gap() {
+    let points = [
+        "table_before_rename",
+        "table_after_rename",
+        "found_not_recorded",
+        "part_closed",
+        "journal_appended",
+        "segment_before_put",
+        "segment_after_put",
+    ];
+    for point in points {
+        gap_around_a_crash(point, rewritten);
+    }
+}
+
+#[test]
+fn a_kill_while_a_new_page_size_is_recorded_never_loses_the_gap() {
+    let points = [
+        "table_before_rename",
+        "table_after_rename",
+        "found_not_recorded",
+        "part_closed",
+        "journal_appended",
+        "part_spooled",
+        "pack_after_put",
+        "base_before_manifest",
+        "base_after_manifest",
+        "segment_before_put",
+        "segment_after_put",
+    ];
+    for point in points {
+        gap_around_a_crash(point, repaged);
+    }
+}
+
 #[test]
 fn what_was_called_durable_survives_a_kill_and_the_loss_of_the_local_state() {
     let world = World::new(PROGRAM);

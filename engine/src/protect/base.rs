@@ -29,6 +29,8 @@ use crate::time::Timestamp;
 /// Packs that may wait in memory for the store; more wait on disk.
 const PACKS_IN_MEMORY: usize = 2;
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Between two looks whether the store has taken a pack.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// One base to be made.
 pub(crate) struct BaseJob {
@@ -133,15 +135,35 @@ struct Ready<'a> {
     count: u32,
 }
 
+impl Ready<'_> {
+    /// Lets a pack wait on disk; where there is no room, in memory, until the store has taken another.
+    fn park(&self, pack: Pack) -> ReadyPack {
+        let path = self.scratch.join(format!("pack-{}.partial", pack.digest));
+        match std::fs::write(&path, &pack.bytes) {
+            Ok(()) => ReadyPack::File(pack.digest, path),
+            Err(error) => {
+                tracing::debug!(%error, "a pack waits for the store, and the image with it");
+                let _ = std::fs::remove_file(path);
+                while !self.packs.is_closed() {
+                    if let Ok(permit) = self.slots.try_acquire() {
+                        permit.forget();
+                        break;
+                    }
+                    std::thread::sleep(ROOM_PAUSE);
+                }
+                ReadyPack::Memory(pack.digest, pack.bytes.into())
+            }
+        }
+    }
+}
+
 impl Packed for Ready<'_> {
     fn pack(&mut self, pack: Pack) -> Result<(), ProtectError> {
         let ready = if let Ok(permit) = self.slots.try_acquire() {
             permit.forget();
             ReadyPack::Memory(pack.digest, pack.bytes.into())
         } else {
-            let path = self.scratch.join(format!("pack-{}.partial", pack.digest));
-            std::fs::write(&path, &pack.bytes).map_err(|source| state_error(self.scratch, source))?;
-            ReadyPack::File(pack.digest, path)
+            self.park(pack)
         };
         self.packs.send(ready).map_err(|_| ProtectError::TaskDied { what: "base upload".into() })
     }

@@ -15,8 +15,11 @@ use crate::time::Timestamp;
 /// What capture goes on from.
 pub(crate) struct Found {
     pub(crate) mark: Mark,
+    /// The table that the recorder begins with.
     pub(crate) table: PageTable,
     pub(crate) record: Record,
+    /// What the journal says until the found state is recorded.
+    pub(crate) journal: Option<(Mark, PageTable)>,
     /// The source as it is, and since when, when its log does not go on.
     pub(crate) found: Option<(Box<dyn Image>, Timestamp)>,
     /// What the spool holds of the timeline that goes on.
@@ -50,6 +53,7 @@ pub(crate) fn find(
             mark,
             table: table.ok_or_else(no_table)?,
             record: Record::Nothing,
+            journal: None,
             found: None,
             spooled,
             stored,
@@ -75,15 +79,22 @@ pub(crate) fn find(
         let rebuilt = begin::rebuilt_table(&driver.repository, &driver.options, mark.database, at);
         table = driver.runtime.block_on(rebuilt);
     }
-    let comparable = table.filter(|table| table.page_size() == scanned.page_size());
-    let (table, record) = match comparable {
-        _ if same => (scanned, Record::Nothing),
-        Some(table) => (table, Record::Difference(scanned)),
-        None => (scanned, Record::Image),
+    // Nothing says yet how the found state came about: whoever begins before that is recorded shall find it anew.
+    mark.resume = Vec::new();
+    let (table, record, journal) = match table {
+        _ if same => {
+            mark.resume = source.resume();
+            (scanned, Record::Nothing, None)
+        }
+        Some(table) if table.page_size() == scanned.page_size() => (table, Record::Difference(scanned), None),
+        recorded => {
+            let recorded =
+                recorded.unwrap_or_else(|| PageTable::from_hashes(mark.page_size, None, Vec::new()));
+            (scanned, Record::Image, Some((mark.clone(), recorded)))
+        }
     };
-    mark.resume = source.resume();
     (mark.page_size, mark.image_pages) = (table.page_size(), table.pages());
-    Ok(Found { mark, table, record, found: Some((image, at)), spooled, stored })
+    Ok(Found { mark, table, record, journal, found: Some((image, at)), spooled, stored })
 }
 
 /// The source is behind the repository: a new timeline begins where it really is. Whether it was found there exactly.

@@ -88,7 +88,7 @@ impl Held {
             return;
         };
         let path = self.path.display();
-        tracing::warn!(%path, bytes, "the store is away and {reason}: it is let go of, which makes a gap");
+        tracing::warn!(%path, bytes, "protection cannot begin and {reason}: it is let go of, which makes a gap");
         (self.source, self.let_go) = (None, true);
     }
 

@@ -58,6 +58,15 @@ pub(crate) struct Recorder {
     last_shipped: Option<Instant>,
 }
 
+/// How much log there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogSize {
+    /// Page versions.
+    pub(crate) versions: u64,
+    /// Bytes as stored.
+    pub(crate) bytes: u64,
+}
+
 struct OpenPart {
     encoder: Encoder<FrameBuffer>,
     from: Timestamp,
@@ -102,17 +111,22 @@ impl Recorder {
         &self.table
     }
 
-    /// Page versions and bytes of the log since the last base.
-    pub(crate) fn log_since_base(&self) -> (u64, u64) {
-        (self.mark.log_versions, self.mark.log_bytes)
+    /// The log since the last base.
+    pub(crate) fn log_since_base(&self) -> LogSize {
+        LogSize { versions: self.mark.log_versions, bytes: self.mark.log_bytes }
     }
 
-    /// A base at the present position is being made: the log since it begins anew, with a part of its own, since a
-    /// replay can only begin where a part does.
-    pub(crate) fn base_begun(&mut self) -> Result<(), ProtectError> {
+    /// A base at the present position is being made: the log goes on with a part of its own, since a replay can only
+    /// begin where a part does. Gives the log up to here.
+    pub(crate) fn base_begun(&mut self) -> Result<LogSize, ProtectError> {
         self.close_part()?;
-        (self.mark.log_versions, self.mark.log_bytes) = (0, 0);
-        Ok(())
+        Ok(self.log_since_base())
+    }
+
+    /// The base was made: what was the log when it was begun no longer counts.
+    pub(crate) fn base_made(&mut self, covered: LogSize) {
+        self.mark.log_versions = self.mark.log_versions.saturating_sub(covered.versions);
+        self.mark.log_bytes = self.mark.log_bytes.saturating_sub(covered.bytes);
     }
 
     /// The next transaction has these flags.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::base::Manifest;
 use crate::capture::sink::{Commit, Image, Sink};
 use crate::capture::sqlite::{CaptureError, Polled, SourceEvent, SqliteSource};
+use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{Position, TxId};
 use crate::page::{PageHash, PageNo};
@@ -21,7 +22,7 @@ use crate::protect::found::{self, Found, Record};
 use crate::protect::held::{CHECK_EVERY, WaitedFor};
 use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
-use crate::protect::recorder::Recorder;
+use crate::protect::recorder::{LogSize, Recorder};
 use crate::protect::ship::{Shipper, chain};
 use crate::protect::spool::Spool;
 use crate::protect::table::PageTable;
@@ -59,6 +60,8 @@ pub(super) struct Run {
 /// A base that is being made. Given up when dropped.
 struct UnderWay {
     done: oneshot::Receiver<Result<Arc<Manifest>, ProtectError>>,
+    /// The log it makes superfluous.
+    covered: LogSize,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -97,9 +100,13 @@ impl Run {
         driver.board.update(|status| status.database = Some(beginning.mark.database));
         let has_history = beginning.state.is_some();
         let base = beginning.base;
-        let Found { mark, table, record, found, spooled, stored } =
+        let Found { mark, table, record, journal, found, spooled, stored } =
             found::find(driver, &mut source, beginning, &attach)?;
-        let (recorder, queue, shipping) = set_up(driver, mark, table, spooled, stored, alive_before)?;
+        let (recorder, queue, shipping) =
+            set_up(driver, (mark, table), journal.as_ref(), spooled, stored, alive_before)?;
+        if !matches!(record, Record::Nothing) {
+            failpoint::hit("found_not_recorded");
+        }
         let mut run = Self {
             source,
             recorder,
@@ -206,7 +213,7 @@ impl Run {
     fn make_base(&mut self, driver: &mut Driver, image: Box<dyn Image>) -> Result<(), ProtectError> {
         let Some(point) = self.recorder.point() else { return Ok(()) };
         self.base_wanted = false;
-        self.recorder.base_begun()?;
+        let covered = self.recorder.base_begun()?;
         let job = BaseJob {
             repository: driver.repository.clone(),
             database: self.recorder.database(),
@@ -224,7 +231,7 @@ impl Run {
             let _ = send.send(job.run().await);
             waker.wake();
         });
-        self.base_job = Some(UnderWay { done, task });
+        self.base_job = Some(UnderWay { done, task, covered });
         Ok(())
     }
 
@@ -238,9 +245,11 @@ impl Run {
                 Err(ProtectError::TaskDied { what: "making a base".into() })
             }
         };
+        let covered = job.covered;
         self.base_job = None;
         match made {
             Ok(manifest) => {
+                self.recorder.base_made(covered);
                 self.base = Some(BaseFacts::of(&manifest));
                 driver.manifest = Some(manifest);
             }
@@ -302,7 +311,7 @@ impl Run {
 
     /// Bases by work, the journal, and the mark that nothing went unseen.
     fn upkeep(&mut self, driver: &mut Driver, quiet: bool) -> Result<(), ProtectError> {
-        let (versions, bytes) = self.recorder.log_since_base();
+        let LogSize { versions, bytes } = self.recorder.log_since_base();
         let (now, rule) = (Timestamp::now(), driver.options.base);
         let outgrown = |base: BaseFacts| base.is_outgrown(versions, bytes, now, rule);
         let due = self.base_wanted || self.base.is_some_and(outgrown);
@@ -391,8 +400,8 @@ impl Run {
 /// Makes everything between the source and the store, and sends what the spool held on its way.
 fn set_up(
     driver: &mut Driver,
-    mark: Mark,
-    table: PageTable,
+    (mark, table): (Mark, PageTable),
+    journal: Option<&(Mark, PageTable)>,
     spooled: Vec<Part>,
     stored: Option<(TxId, Timestamp)>,
     watched_until: Timestamp,
@@ -406,7 +415,8 @@ fn set_up(
     let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
     spooled.into_iter().for_each(|part| outbox.push(part));
     outbox.ship();
-    let journal = Journal::start(&options.state, &mark, &table).map_err(state)?;
+    let (known, known_table) = journal.map_or((&mark, &table), |(mark, table)| (mark, table));
+    let journal = Journal::start(&options.state, known, known_table).map_err(state)?;
     let shipper = Shipper {
         repository: driver.repository.clone(),
         database: mark.database,

@@ -19,7 +19,7 @@ const STEP_BYTES: usize = 1 << 20;
 pub(crate) struct Scanned {
     pub(crate) table: PageTable,
     pub(crate) image: Box<dyn Image>,
-    /// Not before the last commit of the image, and not after the next.
+    /// Between the last commit of the image and the next.
     pub(crate) at: Timestamp,
 }
 
@@ -40,7 +40,7 @@ fn scan_while(
     let state_error = |source| ProtectError::State { folder: scratch.to_owned(), source };
     let mut changes = Changes::default();
     let mut image = source.image(&mut changes, scratch)?;
-    let mut at = Timestamp::now();
+    let mut at = source.looked();
     let (page_size, pages) = (image.page_size(), image.page_count());
     let mut hashes = Vec::with_capacity(pages as usize);
     let mut buffer = vec![0; page_size.bytes()];
@@ -54,7 +54,7 @@ fn scan_while(
     }
     if changes.any() {
         image = source.image(&mut changes, scratch)?;
-        at = Timestamp::now();
+        at = source.looked();
     }
     let table = changes.applied_to(hashes, page_size);
     Ok(Scanned { table, image, at })

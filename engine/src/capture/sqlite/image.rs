@@ -67,6 +67,10 @@ impl SqliteSource {
             return Err(SqliteSourceError::NotAttached { path: self.path.clone() }.into());
         }
         let connection = links::open_connection(&self.path)?;
+        // What it opened by the path must be what we capture.
+        if self.links.as_ref().map_or(Ok(None), links::Links::moved)?.is_some() {
+            return Err(SqliteSourceError::Replaced { path: self.path.clone() }.into());
+        }
         let look = self.capture_for_image(sink)?;
         let overlay =
             if look.is_backfilled() { LastFrames::default() } else { self.overlay(look.head.frames)? };

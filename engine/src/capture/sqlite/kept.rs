@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
@@ -25,6 +25,11 @@ use super::look::Look;
 use crate::capture::sqlite_ffi;
 use crate::page::{PageNo, PageSize};
 use crate::sqlite::wal::Salts;
+
+/// Bytes that are left on the disk for those who need them more: the spool and the journal.
+const ROOM_LEFT: u64 = 64 << 20;
+/// After so many pages the disk is asked for its room again.
+const ROOM_EVERY: usize = 256;
 
 /// What one image and the capture share.
 pub(super) struct Kept {
@@ -115,8 +120,9 @@ impl Kept {
 
     /// The next pin may be on slot 0. To be called with a look made after it began, before the old pin ends.
     ///
-    /// A pin is on slot 0 only if all frames were backfilled when it began. Backfilling only goes on, so if now fewer
-    /// are than the image needs, the new pin has a mark, and the log stays.
+    /// A pin is on slot 0 only if all frames were backfilled when it began. So if now fewer are than the image needs, the
+    /// new pin has a mark, or no reset is possible under it; the log stays. If they are, the file has every page of the
+    /// overlay but those with a newest frame beyond what was backfilled; and those were captured, and kept, before this call.
     pub(super) fn log_may_be_reset(&self, look: Look) {
         if look.head.salts != self.salts || look.backfilled >= self.frame {
             self.lock().overlay.clear();
@@ -144,6 +150,9 @@ impl Kept {
     }
 
     fn store(&self, inner: &mut Inner, page: PageNo, database: &Connection) -> io::Result<()> {
+        if inner.slots.len().is_multiple_of(ROOM_EVERY) && !has_room(&self.scratch)? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut image = vec![0; self.page_size.bytes()];
         self.read_in_place(inner, page, database, &mut image)?;
         let slot = u32::try_from(inner.slots.len()).map_err(io::Error::other)?;
@@ -183,6 +192,11 @@ impl Kept {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn has_room(folder: &Path) -> io::Result<bool> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM_LEFT)
 }
 
 impl Inner {

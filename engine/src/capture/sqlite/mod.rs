@@ -301,6 +301,12 @@ impl SqliteSource {
         self.image_pages
     }
 
+    /// When the last look was made that captured all there was.
+    #[must_use]
+    pub fn looked(&self) -> Timestamp {
+        self.looked
+    }
+
     /// The path, with symbolic links resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
