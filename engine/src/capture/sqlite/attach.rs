@@ -8,7 +8,7 @@ use super::files::{self, beside};
 use super::links::{self, Links};
 use super::log::{self, Frames, LastFrames, LogFile};
 use super::resume::ResumePoint;
-use super::{Attach, NAMES, Place, Result, SqliteOptions, SqliteSource, SqliteSourceError};
+use super::{Attach, NAMES, Place, Result, Slot, SqliteOptions, SqliteSource, SqliteSourceError};
 use crate::capture::sqlite_ffi;
 use crate::capture::watch::Watcher;
 use crate::page::PageSize;
@@ -65,7 +65,7 @@ impl SqliteSource {
             image_pages: 0,
             last_frames: LastFrames::default(),
             frames: Frames::default(),
-            maybe_slot_zero: true,
+            slot: Slot::Either,
             opening: None,
             change: 0,
             unpinned: false,
@@ -94,7 +94,7 @@ impl SqliteSource {
             if self.options.notify { Watcher::new(&beside(&self.path, "-wal")) } else { Watcher::polling() };
         self.page_size = header.page_size;
         self.links = Some(links);
-        self.maybe_slot_zero = true;
+        self.slot = Slot::Either;
         self.mismatch_since = None;
         (self.unpinned, self.unproven) = (false, None);
         self.secured = None;

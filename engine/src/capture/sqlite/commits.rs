@@ -102,7 +102,7 @@ impl SqliteSource {
     fn begin_generation<E>(&mut self, head: IndexHead) -> Result<(), Trouble<E>> {
         if self.unpinned {
             self.unproven.get_or_insert(self.change);
-        } else if !self.maybe_slot_zero {
+        } else if !self.slot.may_be_zero() {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");

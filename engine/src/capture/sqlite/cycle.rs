@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::wal::CheckpointMode;
 
 use super::look::Look;
-use super::{SqliteSource, Trouble, files};
+use super::{Slot, SqliteSource, Trouble, files};
 use crate::capture::sink::Sink;
 use crate::capture::sqlite::SqliteSourceError;
 use crate::time::Timestamp;
@@ -32,8 +32,9 @@ const PROBE_PAUSE: Duration = Duration::from_millis(10);
 const WAITING_PAUSE: Duration = Duration::from_millis(2);
 /// After so many probes, a tenth of a second, advancing is of no use.
 const WAITING_MAX: u32 = 50;
-/// How long nothing is pinned for a checkpoint: longer than SQLite sleeps between two attempts (100 ms).
-const ASIDE_MAX: Duration = Duration::from_millis(150);
+/// How long nothing is pinned for a checkpoint at a time. SQLite sleeps 100 ms between two attempts, on a crowded machine
+/// more; as long as it waits nothing can be committed.
+const ASIDE_MAX: Duration = Duration::from_secs(1);
 /// How long the write lock is asked for, and how often.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE: Duration = Duration::from_micros(30);
@@ -90,7 +91,7 @@ impl SqliteSource {
         now: Instant,
         transactions: &mut u64,
     ) -> Step<S::Error> {
-        if self.is_at_rest() {
+        if self.is_at_rest() && !self.checkpoint_waits() {
             return Ok(());
         }
         let Some(look) = self.look()? else {
@@ -98,7 +99,7 @@ impl SqliteSource {
             return self.when_cycle_is_due(now, |source| source.advance(sink, transactions).map(|_| ()));
         };
         self.set_seen_backfilled(look.backfilled);
-        if self.maybe_slot_zero && look.head.frames > look.backfilled {
+        if self.slot.may_be_zero() && look.head.frames > look.backfilled {
             return self.advance(sink, transactions).map(|_| ());
         }
         if self.is_at_rest() {
@@ -166,7 +167,7 @@ impl SqliteSource {
         if self.is_at_rest() {
             return now + Duration::from_secs(60);
         }
-        if self.maybe_slot_zero && self.place.frame > self.seen_backfilled() {
+        if self.slot.may_be_zero() && self.place.frame > self.seen_backfilled() {
             return now + HAND_OVER_PAUSE;
         }
         let probe = if self.pace.waiting > 0 { self.pace.next_probe } else { now + PROBE_PAUSE * 2 };
@@ -199,15 +200,17 @@ impl SqliteSource {
     fn advance<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Result<bool, Trouble<S::Error>> {
         let before = self.look()?;
         let Some(links) = &self.links else { return Ok(false) };
+        // A checkpoint says that all is backfilled a moment before it gives slot 0 free.
+        let free = !files::others_checkpoint(&links.index);
         if !links.begin_free()? {
             return Ok(false);
         }
-        match self.catch_up(sink, before, transactions) {
-            Ok(Some(slot_zero)) => {
+        match self.catch_up(sink, before, free, transactions) {
+            Ok(Some(slot)) => {
                 if let Some(links) = &mut self.links {
                     links.exchange()?;
                 }
-                self.maybe_slot_zero = slot_zero;
+                self.slot = slot;
                 Ok(true)
             }
             other => {
@@ -219,27 +222,35 @@ impl SqliteSource {
         }
     }
 
-    /// Captures what is published now that the new pin has begun; says whether that pin may be on slot 0.
+    /// Captures what is published now that the new pin has begun; says where that pin stands.
     ///
     /// Slot 0 is taken only when everything is backfilled. Both the number of frames and of backfilled ones only grow in
-    /// a generation: fewer backfilled after the beginning than frames before it means that it was not so.
+    /// a generation: fewer backfilled after the beginning than frames before it means that it was not so. All backfilled
+    /// before, and nothing committed until after, means that it was.
     fn catch_up<S: Sink>(
         &mut self,
         sink: &mut S,
         before: Option<Look>,
+        free: bool,
         transactions: &mut u64,
-    ) -> Result<Option<bool>, Trouble<S::Error>> {
+    ) -> Result<Option<Slot>, Trouble<S::Error>> {
         let looked = Timestamp::now();
         let Some(after) = self.look()? else { return Ok(None) };
         *transactions += self.capture(sink, after.head, looked)?;
-        let marked = before.is_some_and(|before| {
-            before.head.salts == after.head.salts && after.backfilled < before.head.frames
-        });
-        if !marked {
+        let slot = match before {
+            Some(before)
+                if before.head.salts == after.head.salts && after.backfilled < before.head.frames =>
+            {
+                Slot::Marked
+            }
+            Some(before) if free && before.is_backfilled() && before.head == after.head => Slot::Zero,
+            _ => Slot::Either,
+        };
+        if slot.may_be_zero() {
             self.secure(sink)?;
             self.held_images().for_each(|image| image.log_may_be_reset(after));
         }
-        Ok(Some(!marked))
+        Ok(Some(slot))
     }
 
     /// Has the sink secure what was captured, unless it has.
@@ -262,7 +273,7 @@ impl SqliteSource {
         if self.backfill()? {
             self.advance(sink, transactions)?;
         }
-        let done = self.look()?.is_some_and(Look::is_backfilled) && self.maybe_slot_zero;
+        let done = self.look()?.is_some_and(Look::is_backfilled) && self.slot == Slot::Zero;
         let idle = now.duration_since(self.pace.last_commit) >= self.options.idle;
         self.pace.cycle_pause =
             if done || !idle { CYCLE_PAUSE } else { (self.pace.cycle_pause * 2).min(CYCLE_PAUSE_MAX) };
@@ -274,7 +285,7 @@ impl SqliteSource {
     fn backfill(&self) -> super::Result<bool> {
         let Some(links) = &self.links else { return Ok(false) };
         if self.look()?.is_some_and(Look::is_backfilled) {
-            return Ok(!self.maybe_slot_zero);
+            return Ok(self.slot != Slot::Zero);
         }
         if links.read_only {
             return Ok(true);
@@ -364,7 +375,7 @@ impl SqliteSource {
                 None => std::thread::sleep(LOCK_PAUSE),
             }
         };
-        (self.unpinned, self.maybe_slot_zero) = (false, true);
+        (self.unpinned, self.slot) = (false, Slot::Either);
         self.secure(sink)?;
         self.held_images().for_each(|image| image.log_may_be_reset(look));
         Ok(done)

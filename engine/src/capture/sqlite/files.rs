@@ -74,6 +74,12 @@ pub(super) fn checkpoint_blocks_writers(index: &File) -> bool {
     checkpointer.is_some() && checkpointer == holder(index::WRITE_LOCK_OFFSET)
 }
 
+/// Whether another process runs a checkpoint.
+pub(super) fn others_checkpoint(index: &File) -> bool {
+    let probe = Flock { start: index::CHECKPOINT_LOCK_OFFSET, length: 1, ..Flock::from(FlockType::ReadLock) };
+    fcntl_getlk(index, &probe).ok().flatten().is_some()
+}
+
 /// Whether another process has a lock on any of the readers' slots.
 pub(super) fn others_read(index: &File) -> bool {
     let (start, length) = (index::READ_LOCKS_OFFSET, index::READ_LOCKS);

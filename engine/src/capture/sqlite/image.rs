@@ -101,7 +101,7 @@ impl SqliteSource {
             let looked = Timestamp::now();
             let look = self.look_patiently()?;
             if self.unplaced {
-                if look.head.salts != self.place.salts && !self.maybe_slot_zero {
+                if look.head.salts != self.place.salts && !self.slot.may_be_zero() {
                     return Err(SqliteSourceError::Replaced { path: self.path.clone() }.into());
                 }
                 self.place_at(look.head)?;

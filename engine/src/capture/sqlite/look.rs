@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::links::Moved;
-use super::{NAMES, Result, SourceEvent, SqliteSource, SqliteSourceError, files};
+use super::{NAMES, Result, Slot, SourceEvent, SqliteSource, SqliteSourceError, files};
 use crate::sqlite::index::{HEAD_LEN, IndexError, IndexHead};
 use crate::time::Timestamp;
 
@@ -104,11 +104,12 @@ impl SqliteSource {
         }))
     }
 
-    /// All captured, all backfilled, and the pin does not keep the log from being reset.
+    /// All captured, all backfilled, and the pin does not keep the log from being reset: it certainly does not, for
+    /// nobody looks any more whether it is waited for.
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(_) = &self.links else { return true };
         let (head, _) = self.seen.split_at(HEAD_LEN);
-        self.maybe_slot_zero
+        self.slot == Slot::Zero
             && IndexHead::parse(head).is_ok_and(|head| {
                 head.salts == self.place.salts
                     && head.frames == self.place.frame

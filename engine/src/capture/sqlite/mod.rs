@@ -161,8 +161,8 @@ pub struct SqliteSource {
     image_pages: u32,
     last_frames: LastFrames,
     frames: Frames,
-    /// Whether the pin may be on slot 0, which allows a reset.
-    maybe_slot_zero: bool,
+    /// On slot 0 it allows a reset.
+    slot: Slot,
     /// The end of the log when the first pin had begun; `None` when it could not be read.
     opening: Option<Place>,
     /// The index's count of commits at the captured place.
@@ -202,6 +202,23 @@ struct Place {
 impl Place {
     fn of(head: IndexHead) -> Self {
         Self { salts: head.salts, frame: head.frames, checksum: head.checksum }
+    }
+}
+
+/// Where the pin stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    /// With a mark: the log is not reset.
+    Marked,
+    /// On slot 0: it may be reset once.
+    Zero,
+    /// On one of them.
+    Either,
+}
+
+impl Slot {
+    fn may_be_zero(self) -> bool {
+        self != Self::Marked
     }
 }
 
@@ -332,7 +349,8 @@ impl SqliteSource {
     /// # Errors
     /// When the source is not attached or its index cannot be read.
     pub fn hold(&mut self) -> Result<()> {
-        let Some(before) = self.look()?.filter(|look| self.maybe_slot_zero && !look.is_backfilled()) else {
+        let Some(before) = self.look()?.filter(|look| self.slot.may_be_zero() && !look.is_backfilled())
+        else {
             return Ok(());
         };
         let begun = match &self.links {
@@ -349,7 +367,7 @@ impl SqliteSource {
             after.head.salts == before.head.salts && after.backfilled < before.head.frames
         });
         if marked {
-            self.maybe_slot_zero = false;
+            self.slot = Slot::Marked;
             links.exchange()
         } else {
             links.end_free()
