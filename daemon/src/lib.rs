@@ -6,6 +6,7 @@
 //! (the shape of the command line), `state` (the folder), `config` (the file), `rpc` (errors in gRPC), `failure` (errors
 //! at the border), `view` (reports as JSON and text), `wire` (between the API's words and the engine's).
 
+mod allocator;
 mod answers;
 mod cli;
 mod client;

@@ -1,15 +1,18 @@
 //! The only user of zstd: contexts that are kept and lent out, a prefix for each frame, and strict decompression.
 //!
-//! Contexts and scratch buffers take about 2 MiB and are needed only while a frame is compressed, so they are shared
-//! by all encoders of the process: as many exist as threads compress at the same moment, and a few are kept.
+//! A context and its scratch buffers take 1 to 3 MiB, by its setting, and are needed only while a frame is compressed. So
+//! they are shared by all encoders of the process: as many exist as threads compress at the same moment, and a few of each
+//! setting are kept. Work that comes rarely and compresses much, as a base does, has its own and drops it.
 #![warn(clippy::indexing_slicing)]
 
 use std::sync::{Mutex, PoisonError};
 
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, ResetDirective};
 
-/// Idle compressors, and idle decompressors, kept for the next caller.
+/// Idle compressors of each setting, and idle decompressors, kept for the next caller.
 const KEPT: usize = 4;
+/// A compressor whose scratch buffers have grown beyond what frames need is not kept.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// zstd's words about what went wrong.
 pub(crate) type Failure = &'static str;
@@ -29,6 +32,20 @@ pub(crate) enum Setting {
 }
 
 impl Setting {
+    /// The idle compressors of this setting.
+    fn idle(self) -> &'static Mutex<Vec<Compressor>> {
+        static HOT: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
+        static THOROUGH: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
+        static WIDE: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
+        static PLAIN: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
+        match self {
+            Self::Hot => &HOT,
+            Self::Thorough => &THOROUGH,
+            Self::Wide => &WIDE,
+            Self::Plain => &PLAIN,
+        }
+    }
+
     fn parameters(self) -> &'static [CParameter] {
         use CParameter::{CompressionLevel, HashLog, WindowLog};
         match self {
@@ -40,52 +57,44 @@ impl Setting {
     }
 }
 
-/// Compresses, and checks what it compressed.
-#[derive(Default)]
+/// Compresses with one setting, and checks what it compressed.
 pub(crate) struct Compressor {
-    hot: Option<CCtx<'static>>,
-    thorough: Option<CCtx<'static>>,
-    wide: Option<CCtx<'static>>,
-    plain: Option<CCtx<'static>>,
+    setting: Setting,
+    context: Option<CCtx<'static>>,
     checker: Decompressor,
     compressed: Vec<u8>,
     checked: Vec<u8>,
 }
 
 impl Compressor {
+    pub(crate) fn new(setting: Setting) -> Self {
+        let (compressed, checked) = (Vec::new(), Vec::new());
+        Self { setting, context: None, checker: Decompressor::default(), compressed, checked }
+    }
+
     /// Lends a compressor to `work`.
-    pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
-        static IDLE: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
-        lend_from(&IDLE, work)
+    pub(crate) fn with<T>(setting: Setting, work: impl FnOnce(&mut Self) -> T) -> T {
+        let fits = |lent: &Self| lent.compressed.capacity() + lent.checked.capacity() <= KEPT_BYTES;
+        lend_from(setting.idle(), || Self::new(setting), fits, work)
     }
 
     /// `bytes` as one zstd frame behind `prefix`, decompressed again and found equal; `None` when that saves less than
     /// 3 %.
-    pub(crate) fn compress(
-        &mut self,
-        setting: Setting,
-        prefix: &[u8],
-        bytes: &[u8],
-    ) -> Result<Option<&[u8]>, Failure> {
+    pub(crate) fn compress(&mut self, prefix: &[u8], bytes: &[u8]) -> Result<Option<&[u8]>, Failure> {
         let bound = zstd_safe::compress_bound(bytes.len());
         if self.compressed.len() < bound {
             self.compressed.resize(bound, 0);
         }
-        let slot = match setting {
-            Setting::Hot => &mut self.hot,
-            Setting::Thorough => &mut self.thorough,
-            Setting::Wide => &mut self.wide,
-            Setting::Plain => &mut self.plain,
-        };
         // A context that failed is not put back: it may still refer to the prefix.
-        let mut context = slot.take().map_or_else(|| compression_context(setting), Ok)?;
+        let setting = self.setting;
+        let mut context = self.context.take().map_or_else(|| compression_context(setting), Ok)?;
         if !prefix.is_empty() {
             context.ref_prefix(lend(prefix)).map_err(zstd_safe::get_error_name)?;
         }
         let len =
             context.compress2(self.compressed.as_mut_slice(), bytes).map_err(zstd_safe::get_error_name)?;
         context.reset(ResetDirective::SessionOnly).map_err(zstd_safe::get_error_name)?;
-        *slot = Some(context);
+        self.context = Some(context);
         if len >= bytes.len() - bytes.len() / 32 {
             return Ok(None);
         }
@@ -115,7 +124,7 @@ impl Decompressor {
     /// Lends a decompressor to `work`.
     pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         static IDLE: Mutex<Vec<Decompressor>> = Mutex::new(Vec::new());
-        lend_from(&IDLE, work)
+        lend_from(&IDLE, Self::default, |_| true, work)
     }
 
     /// Decompresses one zstd frame behind `prefix` that fills `out` exactly. Takes no memory by the frame's word: the
@@ -145,15 +154,20 @@ fn decompression_context() -> Result<DCtx<'static>, Failure> {
     Ok(context)
 }
 
-/// Lends one of the idle ones, or a new one, and keeps it for the next caller. Making a context costs more than a small
-/// frame does.
-fn lend_from<C: Default, T>(idle: &Mutex<Vec<C>>, work: impl FnOnce(&mut C) -> T) -> T {
+/// Lends one of the idle ones, or a new one, and keeps it for the next caller if it `fits`. Making a context costs more
+/// than a small frame does.
+fn lend_from<C, T>(
+    idle: &Mutex<Vec<C>>,
+    new: impl FnOnce() -> C,
+    fits: impl FnOnce(&C) -> bool,
+    work: impl FnOnce(&mut C) -> T,
+) -> T {
     let kept = || idle.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = kept().pop();
-    let mut lent = taken.unwrap_or_default();
+    let mut lent = taken.unwrap_or_else(new);
     let result = work(&mut lent);
     let mut kept = kept();
-    if kept.len() < KEPT {
+    if kept.len() < KEPT && fits(&lent) {
         kept.push(lent);
     }
     result
@@ -181,7 +195,7 @@ mod tests {
         let prefix: Vec<u8> = (0..8192_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
         let bytes = prefix.clone();
         for setting in [Setting::Hot, Setting::Thorough, Setting::Wide] {
-            let frame = Compressor::with(|c| c.compress(setting, &prefix, &bytes).unwrap().unwrap().to_vec());
+            let frame = Compressor::with(setting, |c| c.compress(&prefix, &bytes).unwrap().unwrap().to_vec());
             assert!(frame.len() < 64, "{setting:?}: {}", frame.len());
             let mut out = vec![0; bytes.len()];
             let mut decompressor = Decompressor::default();
@@ -200,16 +214,13 @@ mod tests {
     #[test]
     fn noise_and_nothing_are_not_worth_a_frame() {
         let noise: Vec<u8> = (0..1024_u64).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
-        Compressor::with(|c| {
-            assert!(c.compress(Setting::Hot, &[], &noise).unwrap().is_none());
-            assert!(c.compress(Setting::Plain, &[], &[]).unwrap().is_none());
-        });
+        assert!(Compressor::new(Setting::Hot).compress(&[], &noise).unwrap().is_none());
+        assert!(Compressor::new(Setting::Plain).compress(&[], &[]).unwrap().is_none());
     }
 
     #[test]
     fn a_frame_of_another_size_or_with_a_tail_is_refused() {
-        let mut frame =
-            Compressor::with(|c| c.compress(Setting::Plain, &[], &[7; 999]).unwrap().unwrap().to_vec());
+        let mut frame = Compressor::new(Setting::Plain).compress(&[], &[7; 999]).unwrap().unwrap().to_vec();
         let mut decompressor = Decompressor::default();
         for size in [0, 998, 1000] {
             assert!(decompressor.decompress(&[], &frame, &mut vec![0; size]).is_err());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use everwhen_engine::protect::Health;
 
+use crate::allocator;
 use crate::cli;
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
@@ -16,6 +17,7 @@ use crate::serve::server::Serving;
 use crate::signals::Signals;
 
 pub(crate) async fn run(verb: cli::Run) -> Result<(), Failure> {
+    allocator::give_back();
     let mut told = Told::by(&verb.place)?;
     let entries = entries(&verb, &told)?;
     settle_listening(&verb, &mut told);

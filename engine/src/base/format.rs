@@ -68,11 +68,10 @@ impl Manifest {
         if lists.len() > MANIFEST_BYTES_MAX {
             return Err(BaseError::Field { field: "length of lists" });
         }
-        let stored = Compressor::with(|compressor| {
-            let compressed = compressor.compress(Setting::Plain, &[], &lists);
-            compressed.map(|bytes| bytes.unwrap_or(&lists).to_vec())
-        })
-        .map_err(|why| BaseError::Compression { part: "manifest", why })?;
+        let mut compressor = Compressor::new(Setting::Plain);
+        let compressed = compressor.compress(&[], &lists);
+        let stored = compressed.map_err(|why| BaseError::Compression { part: "manifest", why })?;
+        let stored = stored.unwrap_or(&lists);
         let mut out = Vec::with_capacity(HEADER_BYTES + stored.len());
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
@@ -88,7 +87,7 @@ impl Manifest {
         out.extend((self.chunks.len() as u32).to_le_bytes());
         out.extend((stored.len() as u64).to_le_bytes());
         out.extend((lists.len() as u64).to_le_bytes());
-        out.extend(crc32fast::hash(&stored).to_le_bytes());
+        out.extend(crc32fast::hash(stored).to_le_bytes());
         let crc = crc32fast::hash(&out);
         out.extend(crc.to_le_bytes());
         out.extend(stored);

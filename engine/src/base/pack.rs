@@ -126,10 +126,10 @@ pub struct PreparedChunk {
 
 /// Does the costly part of making a base, for which the order of chunks does not matter: names them and compresses
 /// those that no earlier base has.
-#[derive(Clone, Debug)]
 pub struct ChunkPreparer {
     hasher: Hasher,
     stored: Arc<HashMap<Digest, (ChunkRef, PackRef)>>,
+    compressor: Compressor,
 }
 
 impl ChunkPreparer {
@@ -137,20 +137,18 @@ impl ChunkPreparer {
     ///
     /// # Errors
     /// [`BaseError::Compression`].
-    pub fn prepare(&self, raw: &[u8]) -> Result<PreparedChunk, BaseError> {
+    pub fn prepare(&mut self, raw: &[u8]) -> Result<PreparedChunk, BaseError> {
         let digest = self.hasher.digest(raw);
         let (raw_len, codec) = (raw.len(), ChunkCodec::Raw);
         let known = PreparedChunk { digest, raw_len, codec, crc: 0, stored: Vec::new() };
         if self.stored.contains_key(&digest) {
             return Ok(known);
         }
-        Compressor::with(|compressor| {
-            let compressed = compressor.compress(Setting::Plain, &[], raw)?;
-            let codec = if compressed.is_some() { ChunkCodec::Zstd } else { ChunkCodec::Raw };
-            let stored = compressed.unwrap_or(raw).to_vec();
-            Ok(PreparedChunk { codec, crc: crc32fast::hash(&stored), stored, ..known })
-        })
-        .map_err(|why| BaseError::Compression { part: "chunk", why })
+        let compressed = self.compressor.compress(&[], raw);
+        let compressed = compressed.map_err(|why| BaseError::Compression { part: "chunk", why })?;
+        let codec = if compressed.is_some() { ChunkCodec::Zstd } else { ChunkCodec::Raw };
+        let stored = compressed.unwrap_or(raw).to_vec();
+        Ok(PreparedChunk { codec, crc: crc32fast::hash(&stored), stored, ..known })
     }
 }
 
@@ -225,10 +223,11 @@ impl BaseBuilder {
         }
     }
 
-    /// Prepares chunks for this builder, as many at a time as there are threads. After every [`BaseBuilder::reuse`].
+    /// Prepares chunks for this builder, one for each thread that does. After every [`BaseBuilder::reuse`].
     #[must_use]
     pub fn preparer(&self) -> ChunkPreparer {
-        ChunkPreparer { hasher: self.hasher.clone(), stored: Arc::clone(&self.stored) }
+        let compressor = Compressor::new(Setting::Plain);
+        ChunkPreparer { hasher: self.hasher.clone(), stored: Arc::clone(&self.stored), compressor }
     }
 
     /// Takes the next chunk: [`chunk_pages`] pages, or fewer at the end of the image. Gives a pack when one is full.

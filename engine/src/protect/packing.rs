@@ -36,7 +36,7 @@ pub(super) fn pack_image(
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     be_nice();
     std::thread::scope(|scope| {
-        let mut team = Team::new(scope, &builder.preparer(), cores.min(THREADS_MAX));
+        let mut team = Team::new(scope, builder, cores.min(THREADS_MAX));
         let mut state = StateChecksum::EMPTY;
         let count = image.page_count();
         let mut done = 0;
@@ -93,8 +93,8 @@ struct Member {
 }
 
 impl Team {
-    fn new<'scope>(scope: &'scope Scope<'scope, '_>, preparer: &ChunkPreparer, size: usize) -> Self {
-        let members = (0..size).map(|_| Member::new(scope, preparer.clone())).collect();
+    fn new<'scope>(scope: &'scope Scope<'scope, '_>, builder: &BaseBuilder, size: usize) -> Self {
+        let members = (0..size).map(|_| Member::new(scope, builder.preparer())).collect();
         Self { members, given: 0, taken: 0, spare: Vec::new() }
     }
 
@@ -125,7 +125,7 @@ impl Team {
 }
 
 impl Member {
-    fn new<'scope>(scope: &'scope Scope<'scope, '_>, preparer: ChunkPreparer) -> Self {
+    fn new<'scope>(scope: &'scope Scope<'scope, '_>, mut preparer: ChunkPreparer) -> Self {
         let (chunks, work) = sync_channel::<Vec<u8>>(CHUNKS_AHEAD);
         let (done, results) = channel();
         scope.spawn(move || {

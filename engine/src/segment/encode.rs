@@ -459,10 +459,9 @@ impl<W: FrameSink> Encoder<W> {
         let count = (images.len() / self.params.page_size.bytes()) as u32;
         let (sink, hash) = (&mut self.sink, &mut self.frames_hash);
         let before = self.under_way.as_ref().is_some_and(|tx| tx.undo.is_none()).then(|| hash.clone());
-        let (codec, len, entry) = Compressor::with(|compressor| {
-            let compressed = compressor
-                .compress(setting, prefix, images)
-                .map_err(|why| EncodeError::Check { why: why.into() })?;
+        let (codec, len, entry) = Compressor::with(setting, |compressor| {
+            let compressed =
+                compressor.compress(prefix, images).map_err(|why| EncodeError::Check { why: why.into() })?;
             let codec = if compressed.is_some() { FrameCodec::Zstd } else { FrameCodec::Raw };
             let bytes = compressed.unwrap_or(images);
             sink.append(bytes).map_err(EncodeError::Sink)?;
@@ -492,8 +491,8 @@ impl<W: FrameSink> Encoder<W> {
         let mut tables = if lists.len() < LISTS_BYTES_RAW {
             lists.clone()
         } else {
-            Compressor::with(|compressor| {
-                let compressed = compressor.compress(Setting::Plain, &[], &lists);
+            Compressor::with(Setting::Plain, |compressor| {
+                let compressed = compressor.compress(&[], &lists);
                 compressed.map(|bytes| bytes.unwrap_or(&lists).to_vec())
             })
             .map_err(|why| EncodeError::Check { why: why.into() })?
