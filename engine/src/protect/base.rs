@@ -40,8 +40,10 @@ pub(crate) struct BaseJob {
     /// The state that was captured there; the image must have it.
     pub(crate) state: StateChecksum,
     pub(crate) image: Box<dyn Image>,
-    /// The base before, whose chunks are referenced where they are the same.
+    /// The base before, whose chunks are referenced where they are the same; looked for when not known.
     pub(crate) previous: Option<Arc<Manifest>>,
+    /// Whether the log that leads to it is to be in the store before: else it is the log that waits for the base.
+    pub(crate) after_log: bool,
     pub(crate) board: Board,
     /// See [`Board::base_epoch`].
     pub(crate) epoch: u64,
@@ -56,7 +58,11 @@ enum ReadyPack {
 
 impl BaseJob {
     /// Makes the base. Store errors are waited out; an image that is not what was captured is an error.
-    pub(crate) async fn run(self) -> Result<Arc<Manifest>, ProtectError> {
+    pub(crate) async fn run(mut self) -> Result<Arc<Manifest>, ProtectError> {
+        if self.previous.is_none() {
+            self.previous = newest_manifest(&self.repository, self.database, self.point.position).await;
+        }
+        let after_log = self.after_log;
         let (database, point, repository, board) =
             (self.database, self.point, self.repository.clone(), self.board.clone());
         let (scratch, epoch) = (self.scratch.clone(), self.epoch);
@@ -88,6 +94,10 @@ impl BaseJob {
         let bytes: bytes::Bytes = manifest.encode()?.into();
         let digest = naming.digest(&bytes);
         let key = BaseKey { database, position: point.position, digest };
+        if after_log {
+            // A kill may lose the last of the log, and the position then belongs to another transaction.
+            board.until_durable(point.position).await;
+        }
         failpoint::hit("base_before_manifest");
         put_until_durable(&board, || repository.put_base(&key, bytes.clone())).await;
         failpoint::hit("base_after_manifest");
@@ -260,7 +270,7 @@ impl Default for BaseRule {
 }
 
 /// The base a position's history begins from, for the first chunk-sharing base after a start.
-pub(crate) async fn newest_manifest(
+async fn newest_manifest(
     repository: &Repository,
     database: DatabaseId,
     upto: Position,

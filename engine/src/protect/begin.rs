@@ -5,6 +5,7 @@
 //! | nothing, here or in the repository | a new database, timeline 1, its first transaction given by a base |
 //! | the journal, and the repository is where it says (or the spool goes on from there) | go on with the same timeline |
 //! | the journal is gone, or behind the repository | the next timeline, forked at the repository's last state |
+//! | the same numbers may be given out twice ([`Beyond`]) | the next timeline, forked where the log goes on |
 //!
 //! Then the source is asked whether its log goes on from there. If not, the page table tells the difference, which is
 //! one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
@@ -16,7 +17,7 @@ use std::path::Path;
 use crate::base::Manifest;
 use crate::error::Explain;
 use crate::failpoint;
-use crate::ids::{DatabaseId, Position, TimelineId, TxId};
+use crate::ids::{DatabaseId, Position, TimelineId, TxId, TxRange};
 use crate::page::{PageNo, PageSize, StateChecksum};
 use crate::plan::Target;
 use crate::protect::ProtectOptions;
@@ -46,15 +47,39 @@ pub(crate) struct Beginning {
     pub(crate) stored: Option<(TxId, Timestamp)>,
     /// Parts of the spool that the repository does not have.
     pub(crate) spooled: Vec<Part>,
+    /// What else this timeline may hold.
+    pub(crate) beyond: Beyond,
     /// The newest base from which the present timeline can be replayed.
     pub(crate) base: Option<BaseFacts>,
     /// To be told to the operator.
     pub(crate) note: Option<String>,
 }
 
+/// What is numbered on the timeline after the place where it goes on. Whoever gave such a number to another transaction
+/// would have two of one name in the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beyond {
+    /// Nothing.
+    Nothing,
+    /// Parts were closed that are not in the repository: a put may be under way still that a kill broke off. If the
+    /// source's log goes on, the same transactions get the same numbers again, and it does no harm.
+    Closed,
+    /// Segments are in the repository behind one that is missing.
+    Stored,
+}
+
 impl Beginning {
     fn of_nothing(mark: Mark) -> Self {
-        Self { mark, table: None, state: None, stored: None, spooled: Vec::new(), base: None, note: None }
+        Self {
+            mark,
+            table: None,
+            state: None,
+            stored: None,
+            spooled: Vec::new(),
+            beyond: Beyond::Nothing,
+            base: None,
+            note: None,
+        }
     }
 }
 
@@ -73,20 +98,34 @@ pub(crate) async fn begin(
     }
     let claims = repository.timelines(oldest.database).await?;
     let ours = claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim);
-    let tip = if ours { contiguous_tip(repository, &oldest).await? } else { None };
+    let stored = if ours { stored_ranges(repository, &oldest).await? } else { Vec::new() };
+    let tip = if ours { contiguous_tip(oldest.stored, &stored) } else { None };
+    let marks = || recovered.iter().flat_map(Recovered::marks);
     let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
-    let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
-    let mut end = spooled.last().map(|part| part.range.last()).or(tip);
-    let reached =
-        recovered.iter().flat_map(Recovered::marks).filter(|mark| mark.tx <= end).last().unwrap_or(&oldest);
-    let base = base_of(repository, reached).await?;
-    let mut spooled = spooled;
-    if base.is_none() && reached.needs_base > tip {
+    let is_known = |part: &SpooledPart| {
+        let last = Some(part.range.last());
+        last <= oldest.tx || marks().any(|mark| mark.tx == last)
+    };
+    let mut spooled = continuing_parts(spool.parts().map_err(state_error)?, tip, is_known);
+    let reached = |end: Option<TxId>| marks().filter(|mark| mark.tx <= end).last().unwrap_or(&oldest);
+    let end_of = |spooled: &[SpooledPart]| spooled.last().map(|part| part.range.last()).or(tip);
+    let mut base = base_of(repository, reached(end_of(&spooled))).await?;
+    let needs_base = reached(end_of(&spooled)).needs_base;
+    if base.is_none() && needs_base > tip {
         // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
-        spooled.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
-        spooled.clear();
-        end = tip;
+        let from = spooled.iter().position(|part| Some(part.range.last()) >= needs_base);
+        let without_base = spooled.split_off(from.unwrap_or(spooled.len()));
+        without_base.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
+        base = base_of(repository, reached(end_of(&spooled))).await?;
     }
+    let end = end_of(&spooled);
+    let beyond = if stored.iter().any(|range| Some(range.last()) > end) {
+        Beyond::Stored
+    } else if marks().any(|mark| mark.tx > end) {
+        Beyond::Closed
+    } else {
+        Beyond::Nothing
+    };
     if ours && end.is_none() {
         let chain = chain_start(oldest.database, oldest.timeline);
         let mark = Mark { tx: None, stored: None, needs_base: None, chain, ..oldest };
@@ -100,7 +139,7 @@ pub(crate) async fn begin(
     let spooled = spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>().map_err(state_error)?;
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
-    Ok(Beginning { mark, table: Some(table), state, stored, spooled, base, note: None })
+    Ok(Beginning { mark, table: Some(table), state, stored, spooled, beyond, base, note: None })
 }
 
 async fn begin_without_journal(
@@ -194,27 +233,37 @@ async fn claim(
     }
 }
 
-/// The last transaction of the run of segments that goes on without a hole from what the journal knows to be stored.
-async fn contiguous_tip(repository: &Repository, oldest: &Mark) -> Result<Option<TxId>, ProtectError> {
-    let mut tip = oldest.stored;
-    for (key, _) in repository.segments(oldest.database, oldest.timeline, oldest.stored).await? {
-        // The first segment of a timeline begins after its fork point, wherever that is.
-        if tip.is_none_or(|tip| key.range.first() <= tip.next()) {
-            tip = tip.max(Some(key.range.last()));
-        }
-    }
-    Ok(tip)
+/// What the repository holds of the journal's timeline after what the journal knows to be stored.
+async fn stored_ranges(repository: &Repository, oldest: &Mark) -> Result<Vec<TxRange>, ProtectError> {
+    let segments = repository.segments(oldest.database, oldest.timeline, oldest.stored).await?;
+    Ok(segments.into_iter().map(|(key, _)| key.range).collect())
 }
 
-/// The parts that go on from `tip` without a hole; older ones are durable already and are deleted.
-fn continuing_parts(parts: Vec<SpooledPart>, tip: Option<TxId>) -> Vec<SpooledPart> {
+/// The last transaction of the run of segments that goes on without a hole after `stored`.
+fn contiguous_tip(stored: Option<TxId>, ranges: &[TxRange]) -> Option<TxId> {
+    // The first segment of a timeline begins after its fork point, wherever that is.
+    ranges.iter().fold(stored, |tip, range| match tip {
+        Some(tip) if range.first() > tip.next() => Some(tip),
+        _ => tip.max(Some(range.last())),
+    })
+}
+
+/// The parts that go on from `tip` without a hole, as far as the journal knows them. Older ones are durable already; a
+/// part is spooled before its record is written, so one that the journal does not know was cut off right then, and the
+/// source has it still. Both are deleted.
+fn continuing_parts(
+    parts: Vec<SpooledPart>,
+    tip: Option<TxId>,
+    is_known: impl Fn(&SpooledPart) -> bool,
+) -> Vec<SpooledPart> {
     let mut next = tip.map_or(TxId::FIRST, TxId::next);
     let mut continuing = Vec::new();
     for part in parts {
-        if part.range.first() == next {
+        let (touches, is_new) = (part.range.first() <= next, part.range.last() >= next);
+        if touches && is_new && is_known(&part) {
             next = part.range.last().next();
             continuing.push(part);
-        } else if part.range.last() < next {
+        } else if touches {
             let _ = std::fs::remove_file(&part.path);
         }
     }
@@ -279,7 +328,8 @@ async fn fork_at_tip(
     let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
     let state = tip.as_ref().map(|tip| tip.last.state);
     let stored = tip.map(|tip| (tip.position.tx, tip.last.time));
-    Ok(Beginning { mark, table: None, state, stored, spooled: Vec::new(), base, note })
+    let (spooled, beyond) = (Vec::new(), Beyond::Nothing);
+    Ok(Beginning { mark, table: None, state, stored, spooled, beyond, base, note })
 }
 
 /// The end of what the repository holds.
@@ -343,22 +393,28 @@ pub(crate) async fn fork_behind(
             break;
         }
     }
-    let exact = at.is_some();
-    let parent = at.map(|transaction| transaction.tx).or(mark.tx).map(|tx| Position::new(mark.timeline, tx));
-    let reason = ForkReason::SourceBehind;
-    let (timeline, nonce) =
-        claim(repository, options, mark.database, mark.timeline.next(), parent, reason).await?;
-    let forked = Mark {
-        timeline,
-        claim: nonce,
-        tx: parent.map(|position| position.tx),
-        stored: parent.map(|position| position.tx),
+    let from = Mark {
+        tx: at.map(|transaction| transaction.tx).or(mark.tx),
         time: at.map_or(mark.time, |transaction| transaction.time.max(mark.time)),
-        chain: chain_start(mark.database, timeline),
         image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),
         ..mark.clone()
     };
-    Ok((forked, exact))
+    let forked = fork_from(repository, options, &from, ForkReason::SourceBehind).await?;
+    Ok((forked, at.is_some()))
+}
+
+/// A new timeline that begins with the state of `mark`, all of which the repository holds.
+pub(crate) async fn fork_from(
+    repository: &Repository,
+    options: &ProtectOptions,
+    mark: &Mark,
+    reason: ForkReason,
+) -> Result<Mark, ProtectError> {
+    let parent = mark.tx.map(|tx| Position::new(mark.timeline, tx));
+    let (timeline, nonce) =
+        claim(repository, options, mark.database, mark.timeline.next(), parent, reason).await?;
+    let chain = chain_start(mark.database, timeline);
+    Ok(Mark { timeline, claim: nonce, stored: mark.tx, chain, ..mark.clone() })
 }
 
 /// The page table at a position, rebuilt from the repository in a scratch file; `None` (with a warning) when it cannot be.

@@ -55,6 +55,8 @@ pub(crate) struct Recorder {
     pages: u32,
     /// Why the open part cannot go on after a rollback.
     broken: Option<EncodeError>,
+    /// Something that is captured was lost on its way to the outbox: what follows would have a hole before it.
+    lost: bool,
     last_shipped: Option<Instant>,
 }
 
@@ -97,6 +99,7 @@ impl Recorder {
             previous: Vec::new(),
             pages: 0,
             broken: None,
+            lost: false,
             last_shipped: None,
         }
     }
@@ -170,6 +173,7 @@ impl Recorder {
 
     /// Writes the page table whole, at a quiet moment or a stop.
     pub(crate) fn compact_journal(&mut self) -> Result<(), ProtectError> {
+        self.not_lost()?;
         self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.compact(&self.mark, &self.table).map_err(|source| self.outbox.state_error(source))
     }
@@ -269,10 +273,21 @@ impl Recorder {
     }
 
     fn close_part(&mut self) -> Result<(), ProtectError> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
+        self.not_lost()?;
+        let Some(open) = self.open.take() else { return Ok(()) };
         if open.committed == 0 {
             return Ok(());
         }
+        let closed = self.close(open);
+        self.lost = closed.is_err();
+        closed
+    }
+
+    fn not_lost(&self) -> Result<(), ProtectError> {
+        if self.lost { Err(ProtectError::PartLost) } else { Ok(()) }
+    }
+
+    fn close(&mut self, mut open: OpenPart) -> Result<(), ProtectError> {
         let finished = open.encoder.finish()?;
         self.mark.chain = finished.header.chain_after;
         self.mark.log_versions += u64::from(finished.header.page_versions);
@@ -339,7 +354,12 @@ impl Sink for Recorder {
         let open = self.open_part()?;
         let not_before = if flags.any() { not_before } else { time };
         let image_pages = commit.image_pages;
-        open.encoder.commit(&Transaction { tx, time, not_before, flags, pages, image_pages, state })?;
+        let transaction = Transaction { tx, time, not_before, flags, pages, image_pages, state };
+        if let Err(error) = open.encoder.commit(&transaction) {
+            // The table has gone on already.
+            self.lost = true;
+            return Err(error.into());
+        }
         if first_of_part {
             (open.from, open.flags) = (not_before, flags);
         }

@@ -1,4 +1,8 @@
-//! The shipping task: puts waiting groups of parts into the store, in order of time, and says when they are durable.
+//! The shipping task: puts waiting groups of parts into the store, one after another, and says when they are durable.
+//!
+//! One after another, because the store must never hold a segment without those before it: after a kill the start
+//! would give the numbers behind such a hole to other transactions. It costs nothing: what waits meanwhile travels
+//! together, so a slow store gets larger segments, not more of them at once.
 //!
 //! A put that fails is tried again for ever, with growing pauses: the commits are in memory or in the spool, and the
 //! operator sees the reason in the status. Segments are content-addressed and created only if absent, so a put whose
@@ -6,9 +10,6 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 
 use crate::digest::Hasher;
 use crate::error::Explain;
@@ -23,8 +24,6 @@ use crate::repository::Repository;
 use crate::store::Body;
 use crate::store::keys::SegmentKey;
 
-/// Groups put at the same time.
-const PARALLEL: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How often a busy writer looks for a newer claim of its database.
@@ -44,39 +43,30 @@ pub(crate) struct Shipper {
 impl Shipper {
     /// Runs until the queue is closed and everything in it is durable.
     pub(crate) async fn run(self) {
-        let mut flying = FuturesOrdered::new();
         let mut looked = tokio::time::Instant::now();
-        loop {
-            while flying.len() < PARALLEL
-                && let Some(shipment) = self.queue.take()
-            {
-                flying.push_back(self.put(shipment));
-            }
-            if flying.is_empty() && self.queue.is_finished() {
-                return;
-            }
-            tokio::select! {
-                Some(stored) = flying.next(), if !flying.is_empty() => {
-                    self.stored(&stored);
-                    if looked.elapsed() >= CLAIM_LOOK {
-                        looked = tokio::time::Instant::now();
-                        tell_newer_claim(&self.repository, &self.board, self.database, self.timeline).await;
-                    }
-                }
-                () = self.queue.arrival() => {}
+        while !self.queue.is_finished() {
+            let Some(shipment) = self.queue.take() else {
+                self.queue.arrival().await;
+                continue;
+            };
+            let bytes = self.put(&shipment).await;
+            self.stored(&shipment, bytes);
+            if looked.elapsed() >= CLAIM_LOOK {
+                looked = tokio::time::Instant::now();
+                tell_newer_claim(&self.repository, &self.board, self.database, self.timeline).await;
             }
         }
     }
 
-    /// Puts one group until it is durable.
-    async fn put(&self, shipment: Shipment) -> Stored {
+    /// Puts one group until it is durable; gives its bytes.
+    async fn put(&self, shipment: &Shipment) -> u64 {
         self.board.until_based().await;
         let mut pause = PAUSE_MIN;
         loop {
-            match self.try_put(&shipment).await {
+            match self.try_put(shipment).await {
                 Ok(bytes) => {
                     self.board.store_trouble(None);
-                    return Stored { shipment, bytes };
+                    return bytes;
                 }
                 Err(error) => {
                     self.board.store_trouble(Some(format!("cannot store commits: {}", explained(&error))));
@@ -109,8 +99,7 @@ impl Shipper {
         Ok(bytes)
     }
 
-    fn stored(&self, stored: &Stored) {
-        let Stored { shipment, bytes } = stored;
+    fn stored(&self, shipment: &Shipment, bytes: u64) {
         for part in &shipment.parts {
             let _ = std::fs::remove_file(self.scratch.join(format!(
                 "{}-{}.part",
@@ -133,11 +122,6 @@ impl Shipper {
     fn state_error(&self, source: std::io::Error) -> ProtectError {
         ProtectError::State { folder: self.scratch.clone(), source }
     }
-}
-
-struct Stored {
-    shipment: Shipment,
-    bytes: u64,
 }
 
 /// The digest of a group's bytes; parts in files are read through on a blocking thread.
