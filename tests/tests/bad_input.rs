@@ -247,3 +247,14 @@ fn the_draft_of_a_killed_restore_goes_with_the_next_one_to_that_name() {
     assert!(answer.err.contains("left by a restore that was killed"), "{answer:?}");
     assert_eq!(drafts(), 0);
 }
+
+#[test]
+fn drawing_a_key_takes_no_option_that_it_would_ignore() {
+    let world = World::new(PROGRAM);
+    for option in ["--key-file", "--state"] {
+        let answer = world.everwhen(&["key", "init", "new.key", "--store", "sealed", option, "x", "--json"]);
+        let error = answer.exits(2).error();
+        assert!(error["message"].as_str().unwrap().contains(option), "{error}");
+        assert!(!world.path("new.key").exists() && !world.path("sealed").exists());
+    }
+}
