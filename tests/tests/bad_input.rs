@@ -258,3 +258,14 @@ fn drawing_a_key_takes_no_option_that_it_would_ignore() {
         assert!(!world.path("new.key").exists() && !world.path("sealed").exists());
     }
 }
+
+#[test]
+fn a_socket_that_cannot_be_had_is_told_before_anything_is_made() {
+    let world = World::new(PROGRAM);
+    drop(world.connect());
+    let quiet = ["--listen", "off", "--metrics", "off"];
+    let answer =
+        world.everwhen(&[&["run", "app.db", "--socket", "no/such/folder.sock"], &quiet[..]].concat());
+    assert!(answer.code == 1 && answer.err.contains("advice: "), "{answer:?}");
+    assert!(!world.repository().exists());
+}
