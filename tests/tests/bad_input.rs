@@ -269,3 +269,10 @@ fn a_socket_that_cannot_be_had_is_told_before_anything_is_made() {
     assert!(answer.code == 1 && answer.err.contains("advice: "), "{answer:?}");
     assert!(!world.repository().exists());
 }
+
+#[test]
+fn an_address_of_a_server_that_is_none_is_told_by_its_variable() {
+    let world = World::new(PROGRAM).with_env("AWS_ENDPOINT_URL", "nonsense").with_env("AWS_REGION", "here");
+    let error = world.everwhen(&["status", "--store", "s3://bucket/x", "--json"]).exits(2).error();
+    assert!(error["message"].as_str().unwrap().contains("AWS_ENDPOINT_URL is 'nonsense'"), "{error}");
+}
