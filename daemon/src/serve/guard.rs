@@ -1,6 +1,7 @@
 //! One database under the daemon's care: protected, waiting until it can be, or left alone by its class.
 
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use everwhen_engine::capture::sqlite::{SqliteSource, SqliteSourceError};
 use everwhen_engine::error::ErrorKind;
@@ -11,6 +12,9 @@ use super::home::Home;
 use crate::config::{Class, DatabaseEntry, Flush};
 use crate::failure::Failure;
 use crate::wire::{point_out, time_out};
+
+/// A stop that takes longer is worth a word.
+const SOON: Duration = Duration::from_millis(500);
 
 /// What became of a database.
 #[derive(Clone)]
@@ -144,7 +148,16 @@ impl Guard {
     pub(crate) async fn stop(&self) {
         let Watch::Running(protection) = self.watch() else { return };
         let name = self.entry().name();
-        match protection.stop().await {
+        let stopping = protection.stop();
+        tokio::pin!(stopping);
+        let stopped = match tokio::time::timeout(SOON, &mut stopping).await {
+            Ok(stopped) => stopped,
+            Err(_) => {
+                self.tell_what_is_waited_for(&protection.status());
+                stopping.await
+            }
+        };
+        match stopped {
             Ok(status) if status.captured.is_none() => {}
             Ok(status) if status.lag_ms == 0 => tracing::info!("{name}: everything is durable"),
             Ok(status) => tracing::warn!(
@@ -153,6 +166,18 @@ impl Guard {
             ),
             Err(error) => tracing::error!("{name}: {}", Failure::of(&error).message()),
         }
+    }
+
+    /// What is captured is in the store or in the spool by now: whoever is in a hurry may know.
+    fn tell_what_is_waited_for(&self, status: &ProtectionStatus) {
+        let why = status.reasons.first().map(|why| format!(" ({why})")).unwrap_or_default();
+        tracing::warn!(
+            "{}: waiting up to {} s for the store to take {} bytes; what it does not take stays in the spool for the next \
+             start, also if a second signal stops this at once{why}",
+            self.entry().name(),
+            self.options.stop_patience.as_secs(),
+            status.queue_bytes + status.spool_bytes,
+        );
     }
 
     /// The status, as far as memory knows it.
