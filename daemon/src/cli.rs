@@ -145,14 +145,9 @@ pub(crate) struct Place {
 pub(crate) struct Reach {
     #[command(flatten)]
     pub(crate) place: Place,
-    /// Ask this daemon instead of reading the repository: http://HOST:PORT or unix:PATH
-    #[arg(
-        long,
-        env = "EVERWHEN_ADDR",
-        value_name = "ADDR",
-        hide_env_values = true,
-        conflicts_with = "key_file"
-    )]
+    /// Ask this daemon instead of reading the repository: http://HOST:PORT or unix:PATH. Where the repository and its key
+    /// are is then not looked at
+    #[arg(long, env = "EVERWHEN_ADDR", value_name = "ADDR", hide_env_values = true)]
     pub(crate) addr: Option<String>,
 }
 

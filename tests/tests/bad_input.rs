@@ -276,3 +276,10 @@ fn an_address_of_a_server_that_is_none_is_told_by_its_variable() {
     let error = world.everwhen(&["status", "--store", "s3://bucket/x", "--json"]).exits(2).error();
     assert!(error["message"].as_str().unwrap().contains("AWS_ENDPOINT_URL is 'nonsense'"), "{error}");
 }
+
+#[test]
+fn a_key_in_the_environment_does_not_stand_in_the_way_of_asking_a_daemon() {
+    let world = World::new(PROGRAM).with_env("EVERWHEN_KEY_FILE", "the.key");
+    let error = world.everwhen(&["status", "--addr", "http://127.0.0.1:9", "--json"]).exits(1).error();
+    assert!(error["message"].as_str().unwrap().contains("no daemon answers"), "{error}");
+}
