@@ -86,6 +86,19 @@ fn sources_that_cannot_be_captured_say_what_to_do() {
 }
 
 #[test]
+fn a_source_that_is_in_the_way_itself_is_told_with_what_to_look_at() {
+    let world = World::new(PROGRAM);
+    let quiet = ["--listen", "off", "--metrics", "off"];
+    let folder = world.everwhen(&[&["run", "."], &quiet[..]].concat()).exits(7);
+    assert!(folder.err.contains("advice: "), "{folder:?}");
+    let app = rusqlite::Connection::open(world.database()).unwrap();
+    app.execute_batch("CREATE TABLE t(x); BEGIN IMMEDIATE").unwrap();
+    let locked = world.everwhen(&[&["run", "app.db", "--convert-to-wal"], &quiet[..]].concat()).exits(7);
+    assert!(locked.err.contains("locked") && locked.err.contains("advice: "), "{locked:?}");
+    assert!(!world.repository().exists());
+}
+
+#[test]
 fn a_database_that_does_not_exist_yet_is_protected_when_it_comes() {
     let world = World::new(PROGRAM);
     let mut daemon = world.daemon();

@@ -209,16 +209,28 @@ impl Guard {
     }
 }
 
-/// Why a source cannot be captured. Where this program has an option for it, the advice names it.
+/// Why a source cannot be captured: what the engine cannot name more closely is the source's trouble all the same. Where
+/// this program has an option for it, the advice names it.
 fn unfit(error: &SqliteSourceError) -> Failure {
     let failure = Failure::of(error);
-    let SqliteSourceError::RollbackJournal { path } = error else { return failure };
-    let advice = format!(
-        "let Everwhen switch it to WAL mode: `everwhen run {path} --convert-to-wal`, or convert_to_wal = true in its \
-         [[database]] table; or do it yourself: `sqlite3 {path} 'PRAGMA journal_mode=WAL'`. Applications need no change",
-        path = path.display()
-    );
-    Failure { advice: Some(advice), ..failure }
+    match error {
+        SqliteSourceError::RollbackJournal { path } => {
+            let advice = format!(
+                "let Everwhen switch it to WAL mode: `everwhen run {path} --convert-to-wal`, or convert_to_wal = true in \
+                 its [[database]] table; or do it yourself: `sqlite3 {path} 'PRAGMA journal_mode=WAL'`. Applications need \
+                 no change",
+                path = path.display()
+            );
+            Failure { advice: Some(advice), ..failure }
+        }
+        SqliteSourceError::NotAFile { .. } => failure.advise("give the path of the database's file"),
+        SqliteSourceError::Busy { .. } | SqliteSourceError::Sqlite { .. } | SqliteSourceError::Io { .. } => {
+            let advice = "look who has the database open (`fuser`) and whether this user may read and write it, and what \
+                          is in its folder; then try again";
+            Failure { kind: ErrorKind::TargetUnfit, ..failure }.advise(advice)
+        }
+        _ => failure,
+    }
 }
 
 fn running(status: ProtectionStatus, database: v1::Database) -> v1::DatabaseStatus {
