@@ -296,3 +296,17 @@ fn a_key_in_the_environment_does_not_stand_in_the_way_of_asking_a_daemon() {
     let error = world.everwhen(&["status", "--addr", "http://127.0.0.1:9", "--json"]).exits(1).error();
     assert!(error["message"].as_str().unwrap().contains("no daemon answers"), "{error}");
 }
+
+#[test]
+fn a_database_that_is_waited_for_is_not_called_unknown() {
+    let world = World::new(PROGRAM);
+    let store = world.path("store");
+    let world = world.with_store(store.to_str().unwrap());
+    drop(world.connect());
+    let mut daemon = world.daemon_with(&["later.db"], &[]);
+    daemon.settle();
+    let set = ["databases", "set", "later", "--class", "sandbox", "--state", "state", "--json"];
+    let error = world.everwhen(&set).exits(4).error();
+    assert!(error["message"].as_str().unwrap().contains("nothing of database 'later'"), "{error}");
+    assert!(error["advice"].as_str().unwrap().contains("everwhen status later"), "{error}");
+}
