@@ -99,7 +99,14 @@ fn bucket_and_prefix(rest: &str) -> Result<(&str, &str), &'static str> {
         return Err("options and credentials come from the environment, not from the address");
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if bucket.is_empty() { Err("the bucket is missing") } else { Ok((bucket, prefix.trim_matches('/'))) }
+    if bucket.is_empty() {
+        return Err("the bucket is missing");
+    }
+    // Anything else would end in a request that cannot be written down.
+    if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c)) {
+        return Err("the bucket's name has characters that no bucket has");
+    }
+    Ok((bucket, prefix.trim_matches('/')))
 }
 
 /// Attempts within one step of [`RemoteStore`]; together they stay within its deadline.
@@ -273,9 +280,18 @@ mod tests {
 
     #[test]
     fn texts_that_name_no_store_say_why() {
-        for text in
-            ["", " ", "ftp://x", "s3://", "s3:///prefix", "memory://", "file://host/x", "s3://b/p?x=1"]
-        {
+        for text in [
+            "",
+            " ",
+            "ftp://x",
+            "s3://",
+            "s3:///prefix",
+            "memory://",
+            "file://host/x",
+            "s3://b/p?x=1",
+            "s3://bu cket/x",
+            "gs://bü/x",
+        ] {
             let error = open(text, &[]).unwrap_err();
             assert!(matches!(error, StoreError::Url { .. }), "{text}: {error}");
         }
