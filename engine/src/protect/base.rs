@@ -20,15 +20,14 @@ use crate::ids::{DatabaseId, Digest, Position};
 use crate::page::StateChecksum;
 use crate::protect::error::ProtectError;
 use crate::protect::packing::{Packed, pack_image};
-use crate::protect::ship::chain;
+use crate::protect::ship::until_durable;
 use crate::protect::status::Board;
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::Repository;
 use crate::store::keys::BaseKey;
 use crate::time::Timestamp;
 
 /// Packs that may wait in memory for the store; more wait on disk.
 const PACKS_IN_MEMORY: usize = 2;
-const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Between two looks whether the store has taken a pack.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -81,7 +80,7 @@ impl BaseJob {
                     (digest, read.map_err(|source| state_error(&scratch, source))?.into(), Some(path))
                 }
             };
-            put_until_durable(&board, || repository.put_pack(database, digest, bytes.clone())).await;
+            until_durable(&board, "a base", || repository.put_pack(database, digest, bytes.clone())).await;
             board.update(|status| status.stored_bytes_total += bytes.len() as u64);
             failpoint::hit("pack_after_put");
             match file {
@@ -99,7 +98,7 @@ impl BaseJob {
             board.until_durable(point.position).await;
         }
         failpoint::hit("base_before_manifest");
-        put_until_durable(&board, || repository.put_base(&key, bytes.clone())).await;
+        until_durable(&board, "a base", || repository.put_base(&key, bytes.clone())).await;
         failpoint::hit("base_after_manifest");
         board.update(|status| {
             status.base.newest = Some(point);
@@ -206,28 +205,6 @@ pub(crate) fn sweep(scratch: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-async fn put_until_durable<F, T, P>(board: &Board, put: F)
-where
-    F: Fn() -> T,
-    T: Future<Output = Result<P, RepositoryError>>,
-{
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match put().await {
-            Ok(_) => {
-                board.store_trouble(None);
-                return;
-            }
-            Err(error) => {
-                board.store_trouble(Some(format!("cannot store a base: {}", chain(&error))));
-                tracing::warn!(error = %chain(&error), "cannot store a base, trying again in {pause:?}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-        }
-    }
 }
 
 /// What decides when the next base is due.

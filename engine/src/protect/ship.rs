@@ -61,21 +61,7 @@ impl Shipper {
     /// Puts one group until it is durable; gives its bytes.
     async fn put(&self, shipment: &Shipment) -> u64 {
         self.board.until_based().await;
-        let mut pause = PAUSE_MIN;
-        loop {
-            match self.try_put(shipment).await {
-                Ok(bytes) => {
-                    self.board.store_trouble(None);
-                    return bytes;
-                }
-                Err(error) => {
-                    self.board.store_trouble(Some(format!("cannot store commits: {}", explained(&error))));
-                    tracing::warn!(error = %chain(&error), "cannot store a segment, trying again in {pause:?}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-            }
-        }
+        until_durable(&self.board, "commits", || self.try_put(shipment)).await
     }
 
     async fn try_put(&self, shipment: &Shipment) -> Result<u64, ProtectError> {
@@ -121,6 +107,29 @@ impl Shipper {
 
     fn state_error(&self, source: std::io::Error) -> ProtectError {
         ProtectError::State { folder: self.scratch.clone(), source }
+    }
+}
+
+/// Puts again and again until it is durable, with growing pauses. The status and the log say what is in the way.
+pub(crate) async fn until_durable<F, T, E>(board: &Board, what: &str, put: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: Explain,
+{
+    let mut pause = PAUSE_MIN;
+    loop {
+        match put().await {
+            Ok(stored) => {
+                board.store_trouble(None);
+                return stored;
+            }
+            Err(error) => {
+                board.store_trouble(Some(format!("cannot store {what}: {}", explained(&error))));
+                tracing::warn!(error = %chain(&error), "cannot store {what}, trying again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
     }
 }
 
@@ -190,4 +199,35 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::repository::RepositoryError;
+    use crate::time::Timestamp;
+
+    #[tokio::test]
+    async fn what_cannot_be_put_is_put_again_and_the_status_says_why_and_what_to_do() {
+        let board = Board::new("app", PathBuf::new());
+        let tries = AtomicU32::new(0);
+        let put = || async {
+            let reasons = board.at(Timestamp::now()).reasons;
+            match tries.fetch_add(1, Ordering::Relaxed) {
+                0 => assert!(!reasons.iter().any(|reason| reason.contains("cannot store")), "{reasons:?}"),
+                1 => {
+                    let told = reasons.iter().find(|reason| reason.starts_with("cannot store a base: "));
+                    assert!(told.is_some_and(|told| told.contains("try again")), "{reasons:?}");
+                    return Ok(7);
+                }
+                _ => {}
+            }
+            Err(RepositoryError::Conflict { key: "x".to_owned() })
+        };
+        assert_eq!(until_durable(&board, "a base", put).await, 7);
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
+        assert!(!board.at(Timestamp::now()).reasons.iter().any(|reason| reason.contains("cannot store")));
+    }
 }
