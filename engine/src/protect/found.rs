@@ -5,6 +5,7 @@ use crate::ids::{Position, TxId};
 use crate::protect::begin::{self, Beginning, Beyond};
 use crate::protect::driver::Driver;
 use crate::protect::error::ProtectError;
+use crate::protect::fork;
 use crate::protect::journal::Mark;
 use crate::protect::outbox::Part;
 use crate::protect::scan::Scan;
@@ -124,7 +125,7 @@ fn rebuild_table(
 fn fork(driver: &Driver, beginning: &mut Beginning) -> Result<(), ProtectError> {
     leave_spool(driver, beginning);
     let mark = &beginning.mark;
-    let forked = begin::fork_from(&driver.repository, &driver.options, mark, ForkReason::NotProven);
+    let forked = fork::fork_from(&driver.repository, &driver.options, mark, ForkReason::NotProven);
     let forked = driver.wait_for(forked, || Ok(()))??;
     let (left, timeline) = (mark.timeline, forked.timeline);
     tracing::warn!(%timeline, "what may still arrive on timeline {left} is not what happened: a new one was begun");
@@ -142,7 +143,7 @@ fn fork_behind(
 ) -> Result<bool, ProtectError> {
     leave_spool(driver, beginning);
     let (state, mut moved) = (scan.state(), false);
-    let forked = begin::fork_behind(&driver.repository, &driver.options, &beginning.mark, state);
+    let forked = fork::fork_behind(&driver.repository, &driver.options, &beginning.mark, state);
     let look = || {
         moved |= scan.look(source)?;
         Ok(())

@@ -14,6 +14,7 @@ mod begin;
 mod commands;
 mod driver;
 mod error;
+mod fork;
 mod found;
 mod frames;
 mod held;
@@ -29,6 +30,7 @@ mod ship;
 mod spool;
 mod status;
 mod table;
+mod wiring;
 
 use std::path::PathBuf;
 use std::sync::mpsc;

@@ -11,6 +11,7 @@
 
 mod deep;
 mod fast;
+mod twice;
 
 #[cfg(test)]
 mod tests;
