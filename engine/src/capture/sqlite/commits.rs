@@ -201,14 +201,14 @@ impl SqliteSource {
             last_frames.insert(page, frame);
             Ok(())
         });
-        let outcome = outcome.and_then(|checksum| {
-            let place = Place { salts: self.place.salts, frame: span.last, checksum };
+        let outcome = outcome.and_then(|()| {
+            let place = Place { salts: self.place.salts, frame: span.last, checksum: span.checksum };
             let resume = ResumePoint {
                 inode: links.inode(),
                 page_size: self.page_size,
                 salts: place.salts,
                 frame: place.frame,
-                checksum,
+                checksum: place.checksum,
                 image_pages: span.image_pages,
                 looked: time,
             };
