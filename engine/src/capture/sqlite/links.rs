@@ -124,8 +124,11 @@ impl Links {
         end(&self.path, self.pinned())
     }
 
-    /// Pins anew after [`Links::unpin`].
+    /// Pins anew after [`Links::unpin`], unless that was done.
     pub(super) fn pin_again(&self, patience: Duration) -> Result<()> {
+        if !self.pinned().is_autocommit() {
+            return Ok(());
+        }
         begin_patiently(&self.path, self.pinned(), patience)
     }
 

@@ -30,6 +30,8 @@ mod links;
 mod log;
 mod look;
 mod resume;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -281,6 +283,10 @@ impl SqliteSource {
         let now = Instant::now();
         if self.links.is_none() {
             return Err(SqliteSourceError::NotAttached { path: self.path.clone() }.into());
+        }
+        if self.unpinned {
+            // An error came between the loss of the pin and the capture under the next.
+            self.follow_pinned_anew(sink, transactions)?;
         }
         if !self.nothing_published()? {
             *transactions += self.capture_published(sink)?;
