@@ -52,6 +52,10 @@ pub trait Sink {
     /// Forget the pages of the transaction under way: the source will hand it over anew.
     fn rollback(&mut self);
 
+    /// The source may have another state than the one captured. Whoever goes on after the last commit must compare them;
+    /// what that commit says of where to go on counts no more.
+    fn distrust(&mut self);
+
     /// Called before the source lets go of its log: when this returns, a kill -9 of this process loses none of the
     /// transactions committed so far (they are durable in the store, or in the local spool).
     ///

@@ -375,6 +375,10 @@ impl Sink for Recorder {
         }
     }
 
+    fn distrust(&mut self) {
+        self.forget_resume();
+    }
+
     fn secure(&mut self) -> Result<(), ProtectError> {
         self.close_part()?;
         self.outbox.secure()

@@ -124,6 +124,9 @@ impl Sink for Changes {
         self.pending.clear();
     }
 
+    /// Whoever scans finds that the source has changed, and begins anew.
+    fn distrust(&mut self) {}
+
     /// Nothing is promised of these transactions: what counts is the state that they lead to.
     fn secure(&mut self) -> Result<(), Infallible> {
         Ok(())

@@ -28,6 +28,7 @@ pub struct Model {
     pub previous_right: u64,
     pub previous_missing: u64,
     pub secured: u64,
+    pub distrusted: u64,
     /// Commits whose times nobody saw.
     pub unwatched: u64,
     pub unwatched_since: Option<Timestamp>,
@@ -92,6 +93,11 @@ impl Sink for Model {
 
     fn rollback(&mut self) {
         self.pending.clear();
+    }
+
+    fn distrust(&mut self) {
+        assert!(self.pending.is_empty());
+        self.distrusted += 1;
     }
 
     fn secure(&mut self) -> Result<(), Refused> {

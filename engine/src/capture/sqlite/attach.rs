@@ -52,7 +52,8 @@ impl SqliteSource {
             }
         };
         links::identify(&path)?;
-        if let Some(kind) = files::network_file_system(&path).filter(|_| !options.allow_network_file_system) {
+        let network = files::network_file_system(&path);
+        if let Some(kind) = network.filter(|_| !options.allow_network_file_system) {
             return Err(SqliteSourceError::NetworkFileSystem { path, kind });
         }
         let now = Instant::now();
@@ -68,6 +69,8 @@ impl SqliteSource {
             slot: Slot::Either,
             opening: None,
             change: 0,
+            stamp: None,
+            tells_times: network.is_none(),
             unpinned: false,
             unproven: None,
             unplaced: true,
@@ -102,6 +105,8 @@ impl SqliteSource {
         self.seen = [0; HEAD_LEN + 4];
         self.pace = Pace::new(Instant::now());
         self.hot_since = None;
+        self.stamp = None;
+        self.is_overwritten()?;
         self.opening = self.look()?.map(|look| Place::of(look.head));
         Ok(())
     }

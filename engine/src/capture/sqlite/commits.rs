@@ -107,6 +107,7 @@ impl SqliteSource {
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
         self.held_images().for_each(|image| image.log_was_reset());
+        self.carry_stamp_over(head.salts);
         self.place = Place { salts: head.salts, ..Place::default() };
         self.last_frames.clear();
         self.frames.forget();

@@ -282,11 +282,12 @@ impl SqliteSource {
     }
 
     /// Copies captured frames into the database file, as far as SQLite lets us. `false` when there was nothing to do.
-    fn backfill(&self) -> super::Result<bool> {
-        let Some(links) = &self.links else { return Ok(false) };
+    fn backfill<E>(&mut self) -> Result<bool, Trouble<E>> {
         if self.look()?.is_some_and(Look::is_backfilled) {
             return Ok(self.slot != Slot::Zero);
         }
+        self.require_own_file()?;
+        let Some(links) = &self.links else { return Ok(false) };
         if links.read_only {
             return Ok(true);
         }
@@ -298,6 +299,8 @@ impl SqliteSource {
                 tracing::warn!(path = %self.path.display(), %error, "the log could not be checkpointed");
             }
         }
+        // What is written to the file from now on is not our doing.
+        self.require_own_file()?;
         Ok(true)
     }
 

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
+use super::stamp::Backfill;
 use crate::sqlite::index;
 
 /// Which file a path led to.
@@ -103,6 +104,19 @@ pub(super) fn read_head(index: &File) -> io::Result<[u8; index::HEAD_LEN + 4]> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok([0; index::HEAD_LEN + 4]),
         other => other.map(|()| bytes),
     }
+}
+
+/// How much of which log is in the file; `None` while more may be, or nobody knows.
+pub(super) fn read_backfill(index: &File) -> io::Result<Option<Backfill>> {
+    let mut bytes = [0; index::BACKFILL_ATTEMPTED_OFFSET as usize + 4];
+    match index.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let frames = index::native32(&bytes, index::BACKFILL_OFFSET as usize);
+    let attempted = index::native32(&bytes, index::BACKFILL_ATTEMPTED_OFFSET as usize);
+    let head = index::IndexHead::parse(&bytes).ok().filter(|_| attempted <= frames);
+    Ok(head.map(|head| Backfill { salts: head.salts, frames }))
 }
 
 /// The number of backfilled frames.

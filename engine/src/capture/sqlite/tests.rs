@@ -51,6 +51,8 @@ impl Sink for Meddler {
         self.pending = 0;
     }
 
+    fn distrust(&mut self) {}
+
     fn secure(&mut self) -> std::result::Result<(), Refused> {
         if let Some(meddle) = self.on_secure.take() {
             meddle(&self.app);
