@@ -49,6 +49,13 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
+/// By a process of its own, too.
+fn set_modified(path: &Path, to: std::time::SystemTime) {
+    let seconds = to.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let date = format!("@{}.{:09}", seconds.as_secs(), seconds.subsec_nanos());
+    assert!(Command::new("touch").args(["-m", "-d", &date]).arg(path).status().unwrap().success());
+}
+
 fn image(path: &Path) -> Vec<u8> {
     Connection::open(path).unwrap().serialize("main").unwrap().to_vec()
 }
@@ -102,14 +109,27 @@ fn commits_on_top_of_an_overwritten_file_are_not_captured() {
     assert_eq!((&rig.events[..], rig.model.commits.len()), (&[SourceEvent::Overwritten][..], 1));
 }
 
-async fn overwrite(name: &str, older: bool, remove_log: bool) {
+/// How the file is overwritten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum With {
+    /// By a copy of before the last change.
+    Older,
+    /// By a larger database.
+    Other,
+    /// By a copy, after log and index were removed.
+    OlderWithoutLog,
+    /// By a copy, and then given the time of before.
+    OlderUnseen,
+}
+
+async fn overwrite(name: &str, with: With) {
     let folder = tempfile::tempdir().unwrap();
     let (path, other) = (folder.path().join("app.db"), folder.path().join("other.db"));
     drop(database(&path, 40));
-    if older {
-        copy(&path, &other);
-    } else {
+    if with == With::Other {
         drop(database(&other, 200));
+    } else {
+        copy(&path, &other);
     }
     let store = Store::open(&format!("memory://overwritten-{name}")).unwrap();
     let options = CreateOptions { encryption: None, location: String::new(), now: Timestamp::now() };
@@ -124,12 +144,16 @@ async fn overwrite(name: &str, older: bool, remove_log: bool) {
     protection.wait_durable(None, PATIENCE).await.unwrap();
     // The log has been put into the file by then.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    if remove_log {
+    if with == With::OlderWithoutLog {
         std::fs::remove_file(beside(&path, "-wal")).unwrap();
         std::fs::remove_file(beside(&path, "-shm")).unwrap();
     }
+    let modified = path.metadata().unwrap().modified().unwrap();
     copy(&other, &path);
-    if !older {
+    if with == With::OlderUnseen {
+        set_modified(&path, modified);
+    }
+    if with == With::Other {
         // A larger database can be opened when the old index is gone.
         let end = Instant::now() + PATIENCE;
         while Connection::open(&path).unwrap().query_row("select count(*) from t", [], |_| Ok(())).is_err() {
@@ -138,6 +162,10 @@ async fn overwrite(name: &str, older: bool, remove_log: bool) {
         }
     }
     insert(&open(&path));
+    if with == With::OlderUnseen {
+        // Only a change of a page that differs can tell.
+        open(&path).execute("update t set b = lower(b) where a = 3", []).unwrap();
+    }
     let gap = |gaps: Vec<everwhen_engine::history::Gap>| {
         gaps.iter().any(|gap| gap.reason != GapReason::UncertainTimes)
     };
@@ -168,15 +196,20 @@ async fn overwrite(name: &str, older: bool, remove_log: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_put_in_place_of_a_protected_database_ends_in_a_gap() {
-    overwrite("older", true, false).await;
+    overwrite("older", With::Older).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_database_put_in_place_of_a_protected_one_ends_in_a_gap() {
-    overwrite("other", false, false).await;
+    overwrite("other", With::Other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_put_in_place_without_the_log_ends_in_a_gap() {
-    overwrite("without-log", true, true).await;
+    overwrite("without-log", With::OlderWithoutLog).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_not_what_was_captured_ends_in_a_gap_when_the_file_does_not_show_it() {
+    overwrite("unseen", With::OlderUnseen).await;
 }

@@ -4,8 +4,19 @@ use crate::page::{PageNo, PageSize};
 use crate::time::Timestamp;
 
 /// Reads the version of a page as it was before the transaction under way into the buffer (made page-sized).
-/// `false` when the source cannot say; then the page is stored whole.
-pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> bool;
+pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> Previous;
+
+/// What a source knows of the version of a page before the transaction under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Previous {
+    /// Nothing: the page is stored whole.
+    Unknown,
+    /// It may be the one in the buffer.
+    Perhaps,
+    /// It is the one in the buffer, of a page that was ever written. If that is not what was captured, the source
+    /// is not what was captured.
+    Certain,
+}
 
 /// The end of one captured transaction.
 #[derive(Clone, Debug)]

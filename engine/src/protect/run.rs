@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::base::Manifest;
-use crate::capture::sink::{Commit, Image, Sink};
+use crate::capture::sink::{Commit, Image, Previous, Sink};
 use crate::capture::sqlite::{CaptureError, Polled, SourceEvent, SqliteSource};
 use crate::failpoint;
 use crate::history::Point;
@@ -202,7 +202,7 @@ impl Run {
             if read.map(|()| PageHash::of(page, &buffer)) != found.get(page) {
                 return Err(ProtectError::ImageDiffers { position: self.recorder.next_position() });
             }
-            self.recorder.page(page, &buffer, &mut |_| false)?;
+            self.recorder.page(page, &buffer, &mut |_| Previous::Unknown)?;
         }
         self.recorder.commit(commit)?;
         self.recorder.expect_nothing()?;

@@ -141,6 +141,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::capture::sink::Previous;
     use crate::capture::sqlite::SqliteOptions;
     use crate::page::StateChecksum;
 
@@ -224,7 +225,7 @@ mod tests {
         let mut changes = Changes::default();
         let mut commit = |written: &[u32], image_pages| {
             for number in written {
-                changes.page(page(*number), &[7; 512], &mut |_| false).unwrap();
+                changes.page(page(*number), &[7; 512], &mut |_| Previous::Unknown).unwrap();
             }
             let time = Timestamp::from_micros(0);
             changes.commit(Commit { image_pages, time, resume: Vec::new() }).unwrap();

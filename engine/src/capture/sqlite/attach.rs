@@ -68,6 +68,7 @@ impl SqliteSource {
             frames: Frames::default(),
             slot: Slot::Either,
             opening: None,
+            found: Place::default(),
             change: 0,
             stamp: None,
             tells_times: network.is_none(),
@@ -125,6 +126,7 @@ impl SqliteSource {
         if let Some(page_size) = look.head.page_size.filter(|_| look.head.frames > 0) {
             self.page_size = page_size;
         }
+        self.found = Place::of(look.head);
         let opening = self.opening.take();
         let decision = match resume.map(ResumePoint::decode) {
             None => Err(Break::other("there is no resume point")),

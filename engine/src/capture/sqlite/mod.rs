@@ -173,6 +173,8 @@ pub struct SqliteSource {
     slot: Slot,
     /// The end of the log when the first pin had begun; `None` when it could not be read.
     opening: Option<Place>,
+    /// The end of the log when capture began: up to there it may have been put into the file before it is captured.
+    found: Place,
     /// The index's count of commits at the captured place.
     change: u32,
     /// The file when that was looked at last; and whether its file system tells at once when it was modified.
