@@ -75,6 +75,13 @@ pub(crate) enum Verb {
     Key(Key),
 }
 
+impl Address {
+    /// The same, of a command that could use more.
+    pub(crate) fn place(self) -> Place {
+        Place { store: self.store, config: self.config, state: None, key_file: None }
+    }
+}
+
 impl Verb {
     /// Whether results and errors are wanted as JSON.
     pub(crate) fn json(&self) -> bool {
@@ -97,6 +104,19 @@ pub(crate) struct Json {
     /// Report as JSON on standard output; errors as JSON on standard error
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Which repository, for what needs neither its key nor local state.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Address {
+    /// The repository: a path, file://, s3://bucket/prefix, gs:// or az:// [default: the configuration's]
+    ///
+    /// Object stores take credentials from the environment; `everwhen run --help` has the variables.
+    #[arg(long, env = "EVERWHEN_STORE", value_name = "URL", hide_env_values = true)]
+    pub(crate) store: Option<String>,
+    /// The configuration file (TOML)
+    #[arg(long, env = "EVERWHEN_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Where the repository and the local state are.
@@ -125,14 +145,9 @@ pub(crate) struct Place {
 pub(crate) struct Reach {
     #[command(flatten)]
     pub(crate) place: Place,
-    /// Ask this daemon instead of reading the repository: http://HOST:PORT or unix:PATH
-    #[arg(
-        long,
-        env = "EVERWHEN_ADDR",
-        value_name = "ADDR",
-        hide_env_values = true,
-        conflicts_with = "key_file"
-    )]
+    /// Ask this daemon instead of reading the repository: http://HOST:PORT or unix:PATH. Where the repository and its key
+    /// are is then not looked at
+    #[arg(long, env = "EVERWHEN_ADDR", value_name = "ADDR", hide_env_values = true)]
     pub(crate) addr: Option<String>,
 }
 
@@ -434,7 +449,7 @@ pub(crate) enum KeyVerb {
         #[arg(value_name = "FILE")]
         file: PathBuf,
         #[command(flatten)]
-        place: Place,
+        address: Address,
         #[command(flatten)]
         json: Json,
     },

@@ -95,6 +95,12 @@ fn own_state(store: &str) -> Option<StateFolder> {
 }
 
 fn gone(folder: &Path, database: &str) -> Failure {
+    let hidden = std::fs::metadata(folder.join(MARKER)).map_err(|error| error.kind()).err();
+    if hidden == Some(std::io::ErrorKind::PermissionDenied) {
+        let message = format!("this user may not read the history of '{database}' in {}", folder.display());
+        return Failure::new(ErrorKind::StoreUnreachable, message)
+            .advise("run it as the user the daemon runs as, or ask the daemon with --addr");
+    }
     let message =
         format!("no history of '{database}' is beside it: there is no repository in {}", folder.display());
     Failure::new(ErrorKind::StoreUnreachable, message).advise(

@@ -31,7 +31,7 @@ impl Signals {
         }
     }
 
-    /// From now on the next signal ends the process at once. What is durable stays so; nothing else is promised.
+    /// From now on the next signal ends the process at once. What is durable or in the spool stays so.
     pub(crate) fn end_at_once_on_next(mut self) {
         tokio::spawn(async move {
             let (name, code) = self.next().await;

@@ -1,12 +1,13 @@
 //! A state folder: what one daemon keeps on its own machine, beside what is in the repository.
 //!
 //! ```text
-//! host               this installation's id, drawn once
-//! daemon.lock        held by the running daemon; holds its process id
-//! api.sock           its API
-//! stores             the stores that databases were protected into
-//! databases.toml     databases added by `everwhen databases add`, in the form of the configuration
-//! <database id>/     the engine's: journal, page hashes, spool, catalog
+//! host                      this installation's id, drawn once
+//! daemon.lock               held by the running daemon; holds its process id
+//! api.sock                  its API
+//! stores                    the stores that databases were protected into
+//! databases.toml            databases added by `everwhen databases add`, in the form of the configuration
+//! <name>-<repository>/      the engine's, of a database: journal, page hashes, spool
+//! repository-<repository>/  the catalog
 //! ```
 //! Losing the folder loses no history: the next start compares the database with the repository and goes on.
 
@@ -78,7 +79,8 @@ impl StateFolder {
         let doing = || format!("cannot lock {}", path.display());
         let options =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut file = options.map_err(|error| Failure::io(doing(), &error))?;
+        let mut file = options
+            .map_err(|error| Failure::io(doing(), &error).advise("name another state folder with --state"))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             let _ = (&mut file).take(32).read_to_string(&mut pid);

@@ -7,6 +7,7 @@ pub mod base;
 pub mod capture;
 pub mod catalog;
 mod compress;
+mod cores;
 pub mod digest;
 pub mod error;
 pub mod failpoint;

@@ -1,4 +1,5 @@
-//! What the application feels of being captured: no busy answers, no slow checkpoints, no slow commits.
+//! What the application feels of being captured: no busy answers, no checkpoints in vain, a log that stays short. How fast
+//! all of it is, the benches measure.
 
 #![allow(clippy::unwrap_used, reason = "what helps tests fails as tests do")]
 
@@ -23,34 +24,23 @@ fn database(folder: &tempfile::TempDir) -> PathBuf {
     path
 }
 
-/// User and system time of this thread in microseconds.
-fn thread_cpu() -> i64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
-}
-
 #[test]
 fn an_application_without_patience_at_200_commits_a_second_is_never_told_busy() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
     let mut rig = Rig::attach(&path);
-    let (cpu, started) = (thread_cpu(), Instant::now());
     let child = start("paced 1600 0", &path);
     let reader = std::thread::spawn(move || {
         let output = child.wait_with_output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     });
     rig.run_until(|_| reader.is_finished());
-    let cpu_percent = (thread_cpu() - cpu) as f64 / started.elapsed().as_micros() as f64 * 100.0;
     rig.settle_and_compare();
     let text = reader.join().unwrap();
     let returned: Vec<i64> =
         text.lines().filter_map(|line| line.strip_prefix("returned ")?.trim().parse().ok()).collect();
     assert_eq!(rig.model.commits.len(), 1_600);
     assert!(text.contains("busy=0 "), "{}", text.lines().last().unwrap());
-    let mut latencies: Vec<_> =
-        rig.model.seen_at.iter().zip(&returned).map(|(seen, returned)| seen.as_micros() - returned).collect();
-    latencies.sort_unstable();
     let early = rig
         .model
         .commits
@@ -59,29 +49,18 @@ fn an_application_without_patience_at_200_commits_a_second_is_never_told_busy() 
         .filter(|(commit, returned)| commit.time.as_micros() > **returned)
         .count();
     assert_eq!(early, 0, "commit times later than the writer's return");
-    let (p50, p99) = (latencies[800], latencies[1_584]);
-    println!(
-        "captured after p50 {p50} µs, p99 {p99} µs, max {} µs; {cpu_percent:.1} % of a core",
-        latencies[1_599]
-    );
-    assert!(p50 < 20_000, "{p50}");
     assert!(rig.source.log_status().unwrap().frames < 1_600, "the log was never reset");
 }
 
 #[test]
-fn an_applications_truncate_checkpoint_returns_quickly() {
+fn an_applications_truncate_checkpoint_always_comes_through() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
     let mut rig = Rig::attach(&path);
-    let child = start("truncate 20 0", &path);
-    let reader = std::thread::spawn(move || reported_pair(child));
-    rig.run_until(|_| reader.is_finished());
-    let (worst, failed) = reader.join().unwrap();
+    let mut child = start("truncate 20 0", &path);
+    rig.run_until(|_| child.try_wait().unwrap().is_some());
     rig.settle_and_compare();
-    assert_eq!(rig.model.commits.len(), 20);
-    assert_eq!(failed, 0);
-    println!("worst {worst} ms");
-    assert!(worst < 200, "{worst} ms");
+    assert_eq!((rig.model.commits.len(), reported(child, "failed")), (20, 0));
 }
 
 /// SQLite's checkpoint waits for the slot of a reader that was behind. A pin that takes that slot at the wrong instant is
@@ -107,18 +86,10 @@ fn a_checkpoint_that_waits_for_a_slot_our_pin_has_taken_comes_through() {
     assert_eq!((rig.model.commits.len(), &rig.events[..]), (120, &[][..]));
 }
 
-fn reported_pair(child: std::process::Child) -> (u64, u64) {
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let number = |word: &str| {
-        text.split_whitespace().find_map(|part| part.strip_prefix(word)).unwrap().parse().unwrap()
-    };
-    (number("worst="), number("failed="))
-}
-
-/// A pin that stays on slot 0 makes each commit past 1000 frames a hundred times dearer.
+/// While a pin is on slot 0 no checkpoint can move anything into the file, and each commit past 1000 frames tries one
+/// again: they become a hundred times dearer.
 #[test]
-fn twenty_thousand_commits_on_a_log_that_was_empty_at_the_start_are_not_slowed_down() {
+fn twenty_thousand_commits_on_a_log_that_was_empty_at_the_start_are_checkpointed_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
     rusqlite::Connection::open(&path)
@@ -128,12 +99,10 @@ fn twenty_thousand_commits_on_a_log_that_was_empty_at_the_start_are_not_slowed_d
     let mut rig = Rig::attach(&path);
     let mut child = start("saturated 20000 0", &path);
     rig.run_until(|_| child.try_wait().unwrap().is_some());
-    let millis = reported(child, "millis");
+    let log = rig.source.log_status().unwrap();
     rig.settle_and_compare();
     assert_eq!(rig.model.commits.len(), 20_000);
-    println!("{millis} ms, log of {} frames", rig.source.log_status().unwrap().frames);
-    // On slot 0 all the while it takes 12 s on the machine this was written on, else about half a second.
-    assert!(millis < 6_000, "{millis} ms");
+    assert!(log.frames < 20_000 || log.backfilled > 0, "nothing was moved into the file: {log:?}");
 }
 
 #[test]
@@ -158,29 +127,28 @@ fn the_log_stays_near_its_hard_limit_under_saturation_and_grows_without_one() {
 }
 
 #[test]
-fn an_idle_database_costs_next_to_nothing_and_wakes_at_once() {
+fn an_idle_database_is_hardly_looked_at_and_its_next_commit_is_not_missed() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
     let mut rig = Rig::attach(&path);
     let app = rusqlite::Connection::open(&path).unwrap();
     app.execute("insert into t(b) values (1)", []).unwrap();
+    rig.run_until(|rig| rig.poll().idle);
     rig.run_for(Duration::from_millis(1_200));
-    let (cpu, started) = (thread_cpu(), Instant::now());
-    while started.elapsed() < Duration::from_secs(2) {
-        rig.poll();
-        rig.source.wait(&rig.waker, Duration::from_secs(1));
+    // Nothing happens, so a wait lasts until its end or the next look at the names. A slow machine only makes it longer.
+    let started = Instant::now();
+    for _ in 0..4 {
+        assert!(rig.poll().idle);
+        rig.source.wait(&rig.waker, Duration::from_millis(500));
     }
-    let percent = (thread_cpu() - cpu) as f64 / started.elapsed().as_micros() as f64 * 100.0;
-    println!("idle: {percent:.3} % of a core");
-    assert!(percent < 0.5, "{percent}");
+    assert!(started.elapsed() > Duration::from_secs(1), "woken for nothing");
     assert!(rig.poll().idle);
     let writer = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
         app.execute("insert into t(b) values (2)", []).unwrap();
-        Instant::now()
     });
     rig.run_until(|rig| rig.model.commits.len() == 2);
-    assert!(writer.join().unwrap().elapsed() < Duration::from_millis(100));
+    writer.join().unwrap();
     assert_eq!(rig.model.unwatched, 0, "a commit after a long silence was watched all the same");
 }
 
@@ -220,14 +188,13 @@ fn a_waker_ends_the_wait() {
     let mut rig = Rig::attach(&path);
     rig.run_for(Duration::from_millis(700));
     let waker = rig.waker.clone();
-    let started = Instant::now();
     let other = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
         waker.wake();
     });
-    rig.source.wait(&rig.waker, Duration::from_secs(10));
+    // Without the waker it would wait for an hour.
+    rig.source.wait(&rig.waker, Duration::from_secs(3_600));
     other.join().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

@@ -252,9 +252,7 @@ fn an_index_left_half_written_is_repaired_without_any_application() {
         bytes[..48] == bytes[48..]
     };
     assert!(!copies());
-    let started = Instant::now();
     rig.run_until(|_| copies());
-    assert!(started.elapsed() < Duration::from_secs(2));
     insert(&app, 5);
     rig.settle_and_compare();
     assert!(rig.events.is_empty());

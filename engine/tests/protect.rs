@@ -423,15 +423,16 @@ async fn two_daemons_on_one_database_make_two_timelines_and_both_tell() {
     two.stop().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_lost_its_last_commits_goes_on_from_where_it_really_is() {
-    let bench = Bench::new("behind").await;
+/// A power cut takes the last commits of a source, which are stored, or only in the spool.
+async fn source_that_lost_commits(name: &str, spooled: bool) {
+    let bench = Bench::new(name).await;
     let app = bench.connect();
     app.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
     table(&app);
     // Nothing is copied into the database file: before that SQLite would have synced the log, and could not lose it.
     let mut options = bench.options("state");
     options.sqlite.idle = Duration::from_secs(3600);
+    options.stop_patience = Duration::from_millis(100);
     let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
     for id in 0..10 {
         insert(&app, id);
@@ -439,13 +440,20 @@ async fn a_source_that_lost_its_last_commits_goes_on_from_where_it_really_is() {
     let before = protection.wait_durable(None, PATIENCE).await.unwrap();
     let kept = std::fs::read(bench.folder.path().join("app.db-wal")).unwrap();
     let at_before = image(&bench.database());
+    if spooled {
+        bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    }
     for id in 10..15 {
         insert(&app, id);
     }
-    let lost = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let lost = protection.flush().await.unwrap().unwrap().position;
+    if !spooled {
+        protection.wait_durable(Some(lost), PATIENCE).await.unwrap();
+    }
     let at_lost = image(&bench.database());
     protection.stop().await.unwrap();
-    // The power cut: everybody is gone, the log ends earlier than what was shipped.
+    bench.faulty.clear();
+    // The power cut: everybody is gone, the log ends earlier than what was captured.
     app.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(app);
     std::fs::write(bench.folder.path().join("app.db-wal"), kept).unwrap();
@@ -461,6 +469,60 @@ async fn a_source_that_lost_its_last_commits_goes_on_from_where_it_really_is() {
     assert!(bench.restore(Target::Position(after)).await == image(&bench.database()));
     assert!(bench.restore(Target::Position(before)).await == at_before);
     assert!(bench.restore(Target::Position(lost)).await == at_lost, "what the source lost is still there");
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_lost_its_last_commits_goes_on_from_where_it_really_is() {
+    source_that_lost_commits("behind", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_spool_has_is_stored_before_its_timeline_is_left() {
+    source_that_lost_commits("behind-the-spool", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_is_complete_only_after_the_log_that_leads_to_it() {
+    let bench = Bench::new("base-after-log").await;
+    let app = bench.connect();
+    table(&app);
+    let options = ProtectOptions { base: BaseRule { versions: 50, age: None }, ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    let first = protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable).on_keys_with("/log/"));
+    for id in 0..60 {
+        insert(&app, id);
+    }
+    until("a base is begun", || protection.status().base.pages_done.is_some()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(bench.history().await.bases().count(), 1, "its position may still become another transaction");
+    bench.faulty.clear();
+    until("it is made", || protection.status().base.newest.is_some_and(|newest| newest.position > first))
+        .await;
+    assert_eq!(bench.history().await.bases().count(), 2);
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_never_holds_a_segment_without_those_before_it() {
+    let bench = Bench::new("in-order").await;
+    let app = bench.connect();
+    table(&app);
+    let options = ProtectOptions { flush_interval: Duration::from_millis(1), ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    // The next segment fails for some time, and others come meanwhile.
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable).on_keys_with("/log/").times(3));
+    for id in 0..20 {
+        insert(&app, id);
+        protection.flush().await.unwrap();
+        let flaws = bench.history().await.flaws().to_vec();
+        assert!(flaws.is_empty(), "{flaws:?}");
+    }
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(durable.tx.get(), 21);
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
     protection.stop().await.unwrap();
 }
 

@@ -86,6 +86,19 @@ fn sources_that_cannot_be_captured_say_what_to_do() {
 }
 
 #[test]
+fn a_source_that_is_in_the_way_itself_is_told_with_what_to_look_at() {
+    let world = World::new(PROGRAM);
+    let quiet = ["--listen", "off", "--metrics", "off"];
+    let folder = world.everwhen(&[&["run", "."], &quiet[..]].concat()).exits(7);
+    assert!(folder.err.contains("advice: "), "{folder:?}");
+    let app = rusqlite::Connection::open(world.database()).unwrap();
+    app.execute_batch("CREATE TABLE t(x); BEGIN IMMEDIATE").unwrap();
+    let locked = world.everwhen(&[&["run", "app.db", "--convert-to-wal"], &quiet[..]].concat()).exits(7);
+    assert!(locked.err.contains("locked") && locked.err.contains("advice: "), "{locked:?}");
+    assert!(!world.repository().exists());
+}
+
+#[test]
 fn a_database_that_does_not_exist_yet_is_protected_when_it_comes() {
     let world = World::new(PROGRAM);
     let mut daemon = world.daemon();
@@ -246,4 +259,54 @@ fn the_draft_of_a_killed_restore_goes_with_the_next_one_to_that_name() {
     let answer = answer.exits(0);
     assert!(answer.err.contains("left by a restore that was killed"), "{answer:?}");
     assert_eq!(drafts(), 0);
+}
+
+#[test]
+fn drawing_a_key_takes_no_option_that_it_would_ignore() {
+    let world = World::new(PROGRAM);
+    for option in ["--key-file", "--state"] {
+        let answer = world.everwhen(&["key", "init", "new.key", "--store", "sealed", option, "x", "--json"]);
+        let error = answer.exits(2).error();
+        assert!(error["message"].as_str().unwrap().contains(option), "{error}");
+        assert!(!world.path("new.key").exists() && !world.path("sealed").exists());
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_had_is_told_before_anything_is_made() {
+    let world = World::new(PROGRAM);
+    drop(world.connect());
+    let quiet = ["--listen", "off", "--metrics", "off"];
+    let answer =
+        world.everwhen(&[&["run", "app.db", "--socket", "no/such/folder.sock"], &quiet[..]].concat());
+    assert!(answer.code == 1 && answer.err.contains("advice: "), "{answer:?}");
+    assert!(!world.repository().exists());
+}
+
+#[test]
+fn an_address_of_a_server_that_is_none_is_told_by_its_variable() {
+    let world = World::new(PROGRAM).with_env("AWS_ENDPOINT_URL", "nonsense").with_env("AWS_REGION", "here");
+    let error = world.everwhen(&["status", "--store", "s3://bucket/x", "--json"]).exits(2).error();
+    assert!(error["message"].as_str().unwrap().contains("AWS_ENDPOINT_URL is 'nonsense'"), "{error}");
+}
+
+#[test]
+fn a_key_in_the_environment_does_not_stand_in_the_way_of_asking_a_daemon() {
+    let world = World::new(PROGRAM).with_env("EVERWHEN_KEY_FILE", "the.key");
+    let error = world.everwhen(&["status", "--addr", "http://127.0.0.1:9", "--json"]).exits(1).error();
+    assert!(error["message"].as_str().unwrap().contains("no daemon answers"), "{error}");
+}
+
+#[test]
+fn a_database_that_is_waited_for_is_not_called_unknown() {
+    let world = World::new(PROGRAM);
+    let store = world.path("store");
+    let world = world.with_store(store.to_str().unwrap());
+    drop(world.connect());
+    let mut daemon = world.daemon_with(&["later.db"], &[]);
+    daemon.settle();
+    let set = ["databases", "set", "later", "--class", "sandbox", "--state", "state", "--json"];
+    let error = world.everwhen(&set).exits(4).error();
+    assert!(error["message"].as_str().unwrap().contains("nothing of database 'later'"), "{error}");
+    assert!(error["advice"].as_str().unwrap().contains("everwhen status later"), "{error}");
 }

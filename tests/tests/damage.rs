@@ -135,6 +135,8 @@ fn a_repository_of_a_newer_format_is_refused() {
     std::fs::write(&marker, bytes).unwrap();
     let (answer, _) = world.restore(&["--latest"], "target.db");
     assert_eq!(answer.code, 5, "{answer:?}");
+    let error = world.everwhen(&["verify", "app.db", "--json"]).exits(5).error();
+    assert!(error["advice"].as_str().unwrap().contains("from a copy"), "verify cannot help: {error}");
 }
 
 /// The folder of the only database, and its id.
@@ -203,4 +205,85 @@ fn a_problem_is_one_line_that_names_the_object_once() {
         }
         std::fs::write(&object, sound).unwrap();
     }
+}
+
+/// A sealed repository of two databases, app and other, and the folder of app in it.
+fn two_sealed_databases() -> (World, PathBuf) {
+    let world = World::new(PROGRAM);
+    let (store, key) = (world.path("sealed"), world.path("the.key"));
+    let (store, key) = (store.to_str().unwrap(), key.to_str().unwrap());
+    let _ = world.everwhen(&["key", "init", key, "--store", store]).exits(0);
+    let world = world.with_store(store).with_env("EVERWHEN_KEY_FILE", key);
+    let other = Connection::open(world.path("other.db")).unwrap();
+    other.pragma_update(None, "journal_mode", "wal").unwrap();
+    let app = world.connect();
+    let mut daemon = world.daemon_with(&["other.db"], &[]);
+    for id in 0..2 {
+        for connection in [&app, &other] {
+            connection.execute_batch(&format!("CREATE TABLE t{id}(x)")).unwrap();
+        }
+        daemon.settle();
+    }
+    assert!(daemon.terminate().success());
+    let list = world.everwhen(&["databases", "list", "--json"]).exits(0).json();
+    let list = list["databases"].as_array().unwrap();
+    let id = list.iter().find(|database| database["name"] == "app").unwrap()["id"].as_str().unwrap();
+    let folder = world.path("sealed/db").join(id);
+    (world, folder)
+}
+
+#[test]
+fn damage_to_the_claim_or_the_key_of_one_database_does_not_hide_the_others() {
+    let (world, folder) = two_sealed_databases();
+    for (object, named) in [("timeline/00000001", "app"), ("key", "")] {
+        let sound = std::fs::read(folder.join(object)).unwrap();
+        let mut flipped = sound.clone();
+        flipped[sound.len() / 2] ^= 1;
+        for (how, wrong) in [("flipped", Some(flipped)), ("emptied", Some(Vec::new())), ("deleted", None)] {
+            match wrong {
+                Some(bytes) => std::fs::write(folder.join(object), bytes).unwrap(),
+                None => std::fs::remove_file(folder.join(object)).unwrap(),
+            }
+            for depth in [&["verify", "--json"][..], &["verify", "--deep", "--json"]] {
+                let verdict = world.everwhen(depth).exits(5).json();
+                let databases = verdict["databases"].as_array().unwrap();
+                assert_eq!(databases.len(), 2, "{how} {object}: {verdict}");
+                let other = databases.iter().find(|database| database["name"] == "other").unwrap();
+                assert_eq!(other["problems"], serde_json::json!([]), "{how} {object}: {verdict}");
+                assert!(other["objects"].as_u64().unwrap() >= 4, "{how} {object}: {verdict}");
+                let ours = databases.iter().find(|database| database["name"] != "other").unwrap();
+                assert!(named.is_empty() || ours["name"] == named, "{how} {object}: {verdict}");
+                let problems = ours["problems"].as_array().unwrap();
+                assert!((1..=3).contains(&problems.len()), "{how} {object}: not told once: {verdict}");
+                if how != "deleted" {
+                    assert!(problems[0]["object"].as_str().unwrap().ends_with(object), "{how}: {verdict}");
+                }
+            }
+            let target = world.path("x.db");
+            let restore = ["restore", "app", "--latest", "--to", target.to_str().unwrap(), "--json"];
+            let _ = world.everwhen(&restore).exits(5);
+            assert!(!target.exists(), "{how} {object}");
+        }
+        std::fs::write(folder.join(object), sound).unwrap();
+        let _ = world.everwhen(&["verify"]).exits(0);
+    }
+}
+
+#[test]
+fn after_a_verification_found_damage_the_history_is_of_what_is_there() {
+    let (world, ..) = protected(4);
+    let windows = || {
+        let history = world.everwhen(&["history", "app.db", "--json"]).exits(0).json();
+        (history["segments"].as_u64().unwrap(), history["flaws"].as_array().unwrap().len())
+    };
+    assert_eq!(windows(), (5, 0));
+    let all = objects(&world.repository().join("db"));
+    let lost = all.iter().filter(|path| path.to_string_lossy().contains("/log/")).nth(2).unwrap();
+    std::fs::remove_file(lost).unwrap();
+    let verdict = world.everwhen(&["verify", "app.db", "--json"]).exits(5).json();
+    assert!(
+        !verdict.to_string().contains("nothing can be rebuilt"),
+        "what is before the hole can: {verdict}"
+    );
+    assert_eq!(windows(), (4, 1));
 }

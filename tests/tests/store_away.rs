@@ -214,3 +214,60 @@ fn a_disk_that_is_unmounted_under_the_daemon_gets_nothing_until_it_is_back() {
     latest_is(&world, &mut app);
     assert_eq!(world.points().len(), 7);
 }
+
+#[test]
+fn a_stop_says_what_it_waits_for_and_a_second_signal_loses_nothing() {
+    let server = CloudServer::start(Dialect::S3);
+    let world = world_on(&server);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    away(&server);
+    app.execute("INSERT INTO t VALUES (1, 'meanwhile')", []).unwrap();
+    while world.status().is_none_or(|status| status["captured"] == status["durable"]) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(&daemon, "-TERM");
+    wait_for_log(&world, "waiting up to 20 s for the store");
+    assert!(world.daemon_log().contains("stays in the spool"), "{}", world.daemon_log());
+    signal(&daemon, "-TERM");
+    let status = daemon.wait_for_death(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(143), "{}", world.daemon_log());
+    back(&server);
+    let mut daemon = world.daemon();
+    daemon.settle();
+    assert!(daemon.terminate().success());
+    assert_eq!(world.points().len(), 2, "{}", world.daemon_log());
+    latest_is(&world, &mut app);
+}
+
+#[test]
+fn a_verification_that_is_stopped_ends_at_once_and_leaves_nothing() {
+    let server = CloudServer::start(Dialect::S3);
+    let world = world_on(&server);
+    drop(protected_before(&world));
+    server.fault(|faults| faults.delay = Duration::from_secs(2));
+    let scratch = world.path("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let left = || std::fs::read_dir(&scratch).unwrap().count();
+    for (name, word) in [("-INT", "SIGINT"), ("-TERM", "SIGTERM")] {
+        let verify = Command::new(PROGRAM)
+            .args(["verify", "--deep", "--json", "--store", &server.url("backups"), "--state", "state"])
+            .current_dir(world.path("."))
+            .envs(server.environment())
+            .env("TMPDIR", &scratch)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while left() == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(Command::new("kill").args([name, &verify.id().to_string()]).status().unwrap().success());
+        let answer = verify.wait_with_output().unwrap();
+        let told = String::from_utf8(answer.stderr).unwrap();
+        assert_eq!(answer.status.code(), Some(1), "{told}");
+        assert!(told.contains(&format!("{word}: the verification was not finished")), "{told}");
+        assert_eq!(left(), 0);
+    }
+}

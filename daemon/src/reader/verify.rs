@@ -4,7 +4,7 @@ use std::path::Path;
 
 use everwhen_engine::ids::DatabaseId;
 use everwhen_engine::repository::RepositoryError;
-use everwhen_engine::restore::{self, Cancel, Inventory, ReadError};
+use everwhen_engine::restore::Cancel;
 use everwhen_engine::store::keys::record_key;
 use everwhen_engine::time::Timestamp;
 use everwhen_engine::verify::{self, Problem, VerifyOptions, VerifyProgressFn, VerifyReport};
@@ -70,14 +70,18 @@ impl Reader {
         cancel: &Cancel,
     ) -> Result<VerifyReport, Failure> {
         // What a catalog remembers is no evidence: everything is listed and read anew.
-        let (objects, failed) = (&self.records.repository, |error: ReadError| Failure::of(&error));
-        let history = restore::history_of(objects, suspect.id).await.map_err(failed)?;
-        let packs = Inventory::packs(objects, suspect.id).await.map_err(failed)?;
+        let objects = &self.records.repository;
         let restore = sqlite_options();
         let options = VerifyOptions { deep_in, restore: &restore, progress, cancel };
-        let report = verify::verify(objects, &history, &packs, &options).await;
+        let report = verify::verify_database(objects, suspect.id, &options).await;
         let mut report = report.map_err(|error| Failure::of(&error))?;
-        report.problems.splice(0..0, suspect.wrong.clone());
+        if let Some(wrong) = suspect.wrong.clone().filter(|wrong| !report.problems.contains(wrong)) {
+            report.problems.insert(0, wrong);
+        }
+        if !report.is_sound() {
+            // The next history is of what there is, not of what there was.
+            self.records.objects.forget(suspect.id);
+        }
         Ok(report)
     }
 

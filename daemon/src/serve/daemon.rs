@@ -334,8 +334,17 @@ impl Daemon {
                 return Ok(DatabaseReader::new(&home.records, record, None));
             }
         }
-        Err(reader::no_such_database(called))
+        match self.guard(called) {
+            Some(_) => Err(nothing_of_it_yet(called)),
+            None => Err(reader::no_such_database(called)),
+        }
     }
+}
+
+/// It is under care, but was never captured: its file is not there yet, say.
+fn nothing_of_it_yet(called: &str) -> Failure {
+    Failure::new(ErrorKind::NoSuchPoint, format!("nothing of database '{called}' is in the repository yet"))
+        .advise(format!("`everwhen status {called}` says what its protection waits for"))
 }
 
 /// A database that the repository knows by its path goes on under the name it has there, unless there is local state

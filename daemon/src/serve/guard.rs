@@ -1,6 +1,7 @@
 //! One database under the daemon's care: protected, waiting until it can be, or left alone by its class.
 
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use everwhen_engine::capture::sqlite::{SqliteSource, SqliteSourceError};
 use everwhen_engine::error::ErrorKind;
@@ -11,6 +12,9 @@ use super::home::Home;
 use crate::config::{Class, DatabaseEntry, Flush};
 use crate::failure::Failure;
 use crate::wire::{point_out, time_out};
+
+/// A stop that takes longer is worth a word.
+const SOON: Duration = Duration::from_millis(500);
 
 /// What became of a database.
 #[derive(Clone)]
@@ -144,7 +148,16 @@ impl Guard {
     pub(crate) async fn stop(&self) {
         let Watch::Running(protection) = self.watch() else { return };
         let name = self.entry().name();
-        match protection.stop().await {
+        let stopping = protection.stop();
+        tokio::pin!(stopping);
+        let stopped = match tokio::time::timeout(SOON, &mut stopping).await {
+            Ok(stopped) => stopped,
+            Err(_) => {
+                self.tell_what_is_waited_for(&protection.status());
+                stopping.await
+            }
+        };
+        match stopped {
             Ok(status) if status.captured.is_none() => {}
             Ok(status) if status.lag_ms == 0 => tracing::info!("{name}: everything is durable"),
             Ok(status) => tracing::warn!(
@@ -153,6 +166,18 @@ impl Guard {
             ),
             Err(error) => tracing::error!("{name}: {}", Failure::of(&error).message()),
         }
+    }
+
+    /// What is captured is in the store or in the spool by now: whoever is in a hurry may know.
+    fn tell_what_is_waited_for(&self, status: &ProtectionStatus) {
+        let why = status.reasons.first().map(|why| format!(" ({why})")).unwrap_or_default();
+        tracing::warn!(
+            "{}: waiting up to {} s for the store to take {} bytes; what it does not take stays in the spool for the next \
+             start, also if a second signal stops this at once{why}",
+            self.entry().name(),
+            self.options.stop_patience.as_secs(),
+            status.queue_bytes + status.spool_bytes,
+        );
     }
 
     /// The status, as far as memory knows it.
@@ -184,16 +209,28 @@ impl Guard {
     }
 }
 
-/// Why a source cannot be captured. Where this program has an option for it, the advice names it.
+/// Why a source cannot be captured: what the engine cannot name more closely is the source's trouble all the same. Where
+/// this program has an option for it, the advice names it.
 fn unfit(error: &SqliteSourceError) -> Failure {
     let failure = Failure::of(error);
-    let SqliteSourceError::RollbackJournal { path } = error else { return failure };
-    let advice = format!(
-        "let Everwhen switch it to WAL mode: `everwhen run {path} --convert-to-wal`, or convert_to_wal = true in its \
-         [[database]] table; or do it yourself: `sqlite3 {path} 'PRAGMA journal_mode=WAL'`. Applications need no change",
-        path = path.display()
-    );
-    Failure { advice: Some(advice), ..failure }
+    match error {
+        SqliteSourceError::RollbackJournal { path } => {
+            let advice = format!(
+                "let Everwhen switch it to WAL mode: `everwhen run {path} --convert-to-wal`, or convert_to_wal = true in \
+                 its [[database]] table; or do it yourself: `sqlite3 {path} 'PRAGMA journal_mode=WAL'`. Applications need \
+                 no change",
+                path = path.display()
+            );
+            Failure { advice: Some(advice), ..failure }
+        }
+        SqliteSourceError::NotAFile { .. } => failure.advise("give the path of the database's file"),
+        SqliteSourceError::Busy { .. } | SqliteSourceError::Sqlite { .. } | SqliteSourceError::Io { .. } => {
+            let advice = "look who has the database open (`fuser`) and whether this user may read and write it, and what \
+                          is in its folder; then try again";
+            Failure { kind: ErrorKind::TargetUnfit, ..failure }.advise(advice)
+        }
+        _ => failure,
+    }
 }
 
 fn running(status: ProtectionStatus, database: v1::Database) -> v1::DatabaseStatus {

@@ -72,18 +72,22 @@ pub(crate) async fn socket(path: &Path) -> Result<Socket, Failure> {
             return Err(Failure::new(
                 ErrorKind::Refused,
                 format!("{}: a file that is no socket is there", doing()),
-            ));
+            )
+            .advise("move it away, or name another path"));
         }
         Ok(_) if tokio::net::UnixStream::connect(&near.path).await.is_ok() => {
             return Err(Failure::new(
                 ErrorKind::Refused,
                 format!("{}: another process answers there", doing()),
-            ));
+            )
+            .advise("stop it, or name another path"));
         }
         Ok(_) => std::fs::remove_file(path).map_err(|error| Failure::io(doing(), &error))?,
         Err(_) => {}
     }
-    let listener = UnixListener::bind(&near.path).map_err(|error| Failure::io(doing(), &error))?;
+    let listener = UnixListener::bind(&near.path).map_err(|error| {
+        Failure::io(doing(), &error).advise("name a path in a folder that is there and can be written")
+    })?;
     let socket = Socket { listener: Some(listener), path: path.to_owned() };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(|error| Failure::io(doing(), &error))?;

@@ -16,7 +16,7 @@ use crate::reader::{self, key_source};
 
 pub(crate) async fn key(verb: cli::Key) -> Result<(), Failure> {
     match verb.what {
-        KeyVerb::Init { file, place, json } => init(&file, &Told::by(&place)?, json).await,
+        KeyVerb::Init { file, address, json } => init(&file, &Told::by(&address.place())?, json).await,
         KeyVerb::Rotate { file, place, json } => rotate(&file, &Told::by(&place)?, json).await,
         KeyVerb::Show { place, json } => show(&Told::by(&place)?, json).await,
     }
@@ -141,6 +141,7 @@ fn write_key(path: &Path, key: &RepositoryKey) -> Result<(), Failure> {
             Failure::new(ErrorKind::Refused, format!("{} exists, and may hold a key", path.display()))
                 .advise("name a file that does not exist")
         }
-        _ => Failure::io(format!("cannot write the key to {}", path.display()), &error),
+        _ => Failure::io(format!("cannot write the key to {}", path.display()), &error)
+            .advise("name a file in a folder that is there and can be written"),
     })
 }

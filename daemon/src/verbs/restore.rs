@@ -47,7 +47,8 @@ async fn follow(
             part = parts.try_next() => part?,
             (name, _) = signals.next() => {
                 drop(parts);
-                return Err(Failure::new(ErrorKind::Failed, format!("{name}: nothing was left behind")));
+                return Err(Failure::new(ErrorKind::Failed, format!("{name}: the restore was not finished"))
+                    .advise("nothing was left behind; the same command starts anew"));
             }
         };
         match part.map(|part| part.event) {

@@ -1,6 +1,5 @@
 //! `everwhen run`: the daemon.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use everwhen_engine::protect::Health;
@@ -58,6 +57,10 @@ impl Running {
         // Before any work: a port that must be had and cannot is told at once.
         let api = listen::tcp("the API", listen.api, listen::API, beyond).await?;
         let metrics = listen::tcp("metrics", listen.metrics, listen::METRICS, beyond).await?;
+        let socket = match &listen.socket {
+            Some(path) => Some(listen::socket(path).await?),
+            None => None,
+        };
         let (daemon, new_homes) = Daemon::start(told, entries).await?;
         let serving = Serving::new(Arc::new(Arc::clone(&daemon))).await?;
         let mut running = Self { daemon, api: serving, sockets: Vec::new(), new_homes };
@@ -70,22 +73,20 @@ impl Running {
             let daemon = Arc::clone(&running.daemon);
             tokio::spawn(http::serve(listener, move || daemon.status_now()));
         }
-        if let Some(path) = &listen.socket {
-            running.socket(path).await?;
+        if let Some(socket) = socket {
+            running.serve_on(socket);
         }
         while let Ok(home) = running.new_homes.try_recv() {
-            running.socket(&home.place.state.socket()).await?;
+            running.serve_on(listen::socket(&home.place.state.socket()).await?);
         }
         Ok(running)
     }
 
-    async fn socket(&mut self, path: &Path) -> Result<(), Failure> {
-        let mut socket = listen::socket(path).await?;
+    fn serve_on(&mut self, mut socket: Socket) {
         if let Some(listener) = socket.listener.take() {
             self.api.unix(listener);
         }
         self.sockets.push(socket);
-        Ok(())
     }
 
     /// What a daemon does besides protecting and answering: tries again what could not be protected, opens a socket in
@@ -100,8 +101,9 @@ impl Running {
                 () = &mut retry => return,
                 () = &mut mark => return,
             };
-            if let Err(failure) = self.socket(&home.place.state.socket()).await {
-                tracing::error!("{}", failure.message());
+            match listen::socket(&home.place.state.socket()).await {
+                Ok(socket) => self.serve_on(socket),
+                Err(failure) => tracing::error!("{}", failure.message()),
             }
         }
     }

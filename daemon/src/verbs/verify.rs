@@ -1,5 +1,6 @@
 //! `everwhen verify`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use everwhen_engine::error::ErrorKind;
@@ -14,6 +15,7 @@ use crate::naming::named;
 use crate::output::{self, Progress};
 use crate::place::Told;
 use crate::reader::Reader;
+use crate::signals::Signals;
 use crate::view::text::{counted, size, span};
 
 /// `verify --json`.
@@ -37,28 +39,48 @@ pub(crate) async fn verify(verb: cli::Verify) -> Result<(), Failure> {
     let place = told.place_to_read(wanted.as_deref())?;
     let reader = Reader::open(&place, &told.config, None).await?;
     let wanted = reader.name_of(wanted.as_deref()).await?;
+    // Before there are scratch files that a signal would leave behind.
+    let signals = Signals::listen()?;
     // The scratch files of a deep verification hold whole databases: they go where the user's temporary files go.
     let scratch = if verb.deep { Some(scratch_folder()?) } else { None };
-    let cancel = Cancel::new();
-    let stop = cancel.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.cancel();
-        }
-    });
-    let mut databases = Vec::new();
-    for suspect in reader.suspects(wanted.as_deref()).await? {
-        let progress = Arc::new(Progress::new(verb.json.json));
-        let shown = Arc::clone(&progress);
-        let tell = Arc::new(move |now| shown.show(&progress_of(now)));
-        let folder = scratch.as_ref().map(tempfile::TempDir::path);
-        let report = reader.verify(&suspect, folder, tell, &cancel).await;
-        progress.done();
-        databases.push(DatabaseVerified { name: suspect.name, report: report? });
-    }
+    let folder = scratch.as_ref().map(tempfile::TempDir::path);
+    let progress = Arc::new(Progress::new(verb.json.json));
+    let verified = verify_all(&reader, wanted.as_deref(), folder, &progress, signals).await;
+    progress.done();
+    let databases = verified?;
     let view = VerifyView { sound: databases.iter().all(|one| one.report.is_sound()), databases };
     output::report(verb.json.json, &view, || text(&view, reader.url()))?;
     if view.sound { Ok(()) } else { Err(damaged(&view)) }
+}
+
+/// One database after another. A signal ends it at once, whatever it waits for; scratch files go with their folder.
+async fn verify_all(
+    reader: &Reader,
+    wanted: Option<&str>,
+    scratch: Option<&Path>,
+    progress: &Arc<Progress>,
+    mut signals: Signals,
+) -> Result<Vec<DatabaseVerified>, Failure> {
+    let cancel = Cancel::new();
+    let verifying = async {
+        let mut databases = Vec::new();
+        for suspect in reader.suspects(wanted).await? {
+            let shown = Arc::clone(progress);
+            let tell = Arc::new(move |now| shown.show(&progress_of(now)));
+            let report = reader.verify(&suspect, scratch, tell, &cancel).await?;
+            databases.push(DatabaseVerified { name: suspect.name, report });
+        }
+        Ok(databases)
+    };
+    tokio::select! {
+        verified = verifying => verified,
+        (name, _) = signals.next() => {
+            // What runs on other threads.
+            cancel.cancel();
+            Err(Failure::new(ErrorKind::Failed, format!("{name}: the verification was not finished"))
+                .advise("nothing was changed and nothing is left behind; the same command starts anew"))
+        }
+    }
 }
 
 fn scratch_folder() -> Result<tempfile::TempDir, Failure> {

@@ -36,9 +36,11 @@ pub enum Flaw {
         /// The fork point.
         parent: Position,
     },
-    /// A segment of a timeline nobody claimed, or of another database.
+    /// A timeline with segments or bases, but without a claim that can be read.
+    Unclaimed(TimelineId),
+    /// A segment of another database.
     StraySegment(SegmentKey),
-    /// A base of a timeline nobody claimed, or of another database.
+    /// A base of another database.
     StrayBase(BaseKey),
     /// A segment with transactions that belong to the parent timeline.
     BeforeFork(SegmentKey),
@@ -72,8 +74,14 @@ impl fmt::Display for Flaw {
             Self::ForkPointMissing { timeline, parent } => {
                 write!(f, "timeline {timeline}: forked at {parent}, but that transaction is missing")
             }
-            Self::StraySegment(key) => write!(f, "segment {key}: its timeline was never claimed"),
-            Self::StrayBase(key) => write!(f, "base {key}: its timeline was never claimed"),
+            Self::Unclaimed(timeline) => {
+                write!(
+                    f,
+                    "timeline {timeline}: its claim is missing or damaged, and without it its log is of no use"
+                )
+            }
+            Self::StraySegment(key) => write!(f, "segment {key}: belongs to another database"),
+            Self::StrayBase(key) => write!(f, "base {key}: belongs to another database"),
             Self::BeforeFork(key) => write!(f, "segment {key}: begins before its timeline's fork point"),
             Self::Overlap(one, other) => write!(f, "segments {one} and {other}: overlap"),
             Self::Hole { timeline, missing } => {
@@ -148,12 +156,12 @@ pub(crate) fn sound_segments(
     segments.retain(|entry| {
         let key = &entry.key;
         let flaw = match forks.fork_of(key.timeline) {
-            None => Flaw::StraySegment(*key),
-            Some(_) if key.database != database => Flaw::StraySegment(*key),
+            _ if key.database != database => Flaw::StraySegment(*key),
+            None => Flaw::Unclaimed(key.timeline),
             Some(Some(fork)) if key.range.first() <= fork.tx => Flaw::BeforeFork(*key),
             Some(_) => return true,
         };
-        flaws.push(flaw);
+        add(flaw, flaws);
         false
     });
     segments.sort_by_key(|SegmentEntry { key, .. }| {
@@ -162,6 +170,25 @@ pub(crate) fn sound_segments(
     segments.dedup_by_key(|entry| entry.key);
     check_overlaps(&segments, flaws);
     segments
+}
+
+/// One lost claim is one flaw, whatever was written under it, and so is one that is of no use because its parent's is lost.
+fn add(flaw: Flaw, flaws: &mut Vec<Flaw>) {
+    let told = match flaw {
+        Flaw::Unclaimed(lost) => lost_line(flaws, lost).is_some(),
+        _ => false,
+    };
+    if !told {
+        flaws.push(flaw);
+    }
+}
+
+/// Why nothing is known of a timeline that something was written on.
+pub(crate) fn lost_line(flaws: &[Flaw], lost: TimelineId) -> Option<&Flaw> {
+    flaws.iter().find(|flaw| match flaw {
+        Flaw::Unclaimed(timeline) | Flaw::NoParent { timeline, .. } => *timeline == lost,
+        _ => false,
+    })
 }
 
 /// Rule 3, over segments in order: each one lies within the innermost one that is still open, or after it.
@@ -191,11 +218,13 @@ pub(crate) fn sound_bases(
     flaws: &mut Vec<Flaw>,
 ) -> Vec<BaseEntry> {
     bases.retain(|entry| {
-        let sound = entry.key.database == database && forks.canonical(entry.key.position).is_some();
-        if !sound {
-            flaws.push(Flaw::StrayBase(entry.key));
-        }
-        sound
+        let flaw = match forks.canonical(entry.key.position) {
+            _ if entry.key.database != database => Flaw::StrayBase(entry.key),
+            None => Flaw::Unclaimed(entry.key.position.timeline),
+            Some(_) => return true,
+        };
+        add(flaw, flaws);
+        false
     });
     bases.sort_by_key(|entry| (entry.key.position, entry.key.digest));
     bases.dedup_by_key(|entry| entry.key);

@@ -1,5 +1,6 @@
 //! Which exact state a target means.
 
+use crate::history::invariants::lost_line;
 use crate::history::{Ending, Flaw, GapReason, History, Line, Nearest, Piece, Point};
 use crate::ids::{Position, TxId};
 use crate::plan::route::hole_before;
@@ -164,8 +165,11 @@ fn end_of(piece: &Piece, line: &Line) -> Point {
 }
 
 fn locate_position(history: &History, position: Position, asked: Target) -> Result<Located, PlanError> {
-    let unknown =
-        || NoSuchPoint::UnknownPosition { asked: position, nearest: nearest_of_position(history, position) };
+    let nearest = || nearest_of_position(history, position);
+    if let Some(lost) = lost_line(history.flaws(), position.timeline) {
+        return Err(PlanError::Missing { asked, missing: Box::new(lost.clone()), nearest: nearest() });
+    }
+    let unknown = || NoSuchPoint::UnknownPosition { asked: position, nearest: nearest() };
     let own = history.canonical(position).ok_or_else(unknown)?;
     let line = history.line(own.timeline).ok_or_else(unknown)?;
     let Some(piece) = line.piece_of(own.tx) else {
@@ -209,7 +213,7 @@ fn nothing_rebuilds(history: &History, asked: Target) -> PlanError {
     let flaw = history.flaws().iter().find(|flaw| {
         matches!(
             flaw,
-            Flaw::Hole { .. } | Flaw::TailMissing { .. } | Flaw::NoParent { .. } | Flaw::StraySegment(_)
+            Flaw::Hole { .. } | Flaw::TailMissing { .. } | Flaw::NoParent { .. } | Flaw::Unclaimed(_)
         )
     });
     let nearest = Nearest::default();

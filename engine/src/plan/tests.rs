@@ -256,14 +256,37 @@ fn foreign_and_senseless_findings_are_flaws_not_failures() {
     straddling.key.range = crate::ids::TxRange::new(tx(3), tx(4)).unwrap();
     let mut base = world.findings.bases[0];
     base.key.database = DatabaseId::from_bytes([9; 8]);
-    world.findings.segments.extend([stray, overlap, straddling]);
+    let mut foreign = world.findings.segments[0];
+    foreign.key.database = DatabaseId::from_bytes([9; 8]);
+    world.findings.segments.extend([stray, overlap, straddling, foreign]);
     world.findings.bases.push(base);
     let history = world.history();
     let flaws = history.flaws();
-    assert!(flaws.iter().any(|flaw| matches!(flaw, Flaw::StraySegment(_))), "{flaws:?}");
+    assert!(flaws.contains(&Flaw::Unclaimed(stray.key.timeline)), "{flaws:?}");
+    assert!(flaws.contains(&Flaw::StraySegment(foreign.key)), "{flaws:?}");
     assert!(flaws.iter().any(|flaw| matches!(flaw, Flaw::StrayBase(_))), "{flaws:?}");
     assert!(flaws.iter().any(|flaw| matches!(flaw, Flaw::Overlap(..))), "{flaws:?}");
     assert!(route(&history, position("1/4")).is_ok());
+}
+
+#[test]
+fn a_history_whose_claims_are_lost_is_damaged_and_says_so_once_for_each() {
+    let mut world = begun(&[Event::Commit(3), Event::Cut, Event::Commit(1), Event::Cut, Event::Commit(1)]);
+    let lost = Flaw::Unclaimed(world.findings.timelines[0].id);
+    world.findings.timelines.clear();
+    let history = world.history();
+    assert_eq!(
+        history.flaws(),
+        std::slice::from_ref(&lost),
+        "with {} segments",
+        world.findings.segments.len()
+    );
+    for target in [Target::Latest, Target::Time(at(1))] {
+        let error = locate(&history, target, Timestamp::MAX).unwrap_err();
+        assert!(matches!(&error, PlanError::Missing { missing, .. } if **missing == lost), "{error:?}");
+    }
+    let error = locate(&history, Target::Position(position("1/1")), Timestamp::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
 }
 
 #[test]

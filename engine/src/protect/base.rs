@@ -20,15 +20,14 @@ use crate::ids::{DatabaseId, Digest, Position};
 use crate::page::StateChecksum;
 use crate::protect::error::ProtectError;
 use crate::protect::packing::{Packed, pack_image};
-use crate::protect::ship::chain;
+use crate::protect::ship::until_durable;
 use crate::protect::status::Board;
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::Repository;
 use crate::store::keys::BaseKey;
 use crate::time::Timestamp;
 
 /// Packs that may wait in memory for the store; more wait on disk.
 const PACKS_IN_MEMORY: usize = 2;
-const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Between two looks whether the store has taken a pack.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -40,8 +39,10 @@ pub(crate) struct BaseJob {
     /// The state that was captured there; the image must have it.
     pub(crate) state: StateChecksum,
     pub(crate) image: Box<dyn Image>,
-    /// The base before, whose chunks are referenced where they are the same.
+    /// The base before, whose chunks are referenced where they are the same; looked for when not known.
     pub(crate) previous: Option<Arc<Manifest>>,
+    /// Whether the log that leads to it is to be in the store before: else it is the log that waits for the base.
+    pub(crate) after_log: bool,
     pub(crate) board: Board,
     /// See [`Board::base_epoch`].
     pub(crate) epoch: u64,
@@ -56,7 +57,11 @@ enum ReadyPack {
 
 impl BaseJob {
     /// Makes the base. Store errors are waited out; an image that is not what was captured is an error.
-    pub(crate) async fn run(self) -> Result<Arc<Manifest>, ProtectError> {
+    pub(crate) async fn run(mut self) -> Result<Arc<Manifest>, ProtectError> {
+        if self.previous.is_none() {
+            self.previous = newest_manifest(&self.repository, self.database, self.point.position).await;
+        }
+        let after_log = self.after_log;
         let (database, point, repository, board) =
             (self.database, self.point, self.repository.clone(), self.board.clone());
         let (scratch, epoch) = (self.scratch.clone(), self.epoch);
@@ -75,7 +80,7 @@ impl BaseJob {
                     (digest, read.map_err(|source| state_error(&scratch, source))?.into(), Some(path))
                 }
             };
-            put_until_durable(&board, || repository.put_pack(database, digest, bytes.clone())).await;
+            until_durable(&board, "a base", || repository.put_pack(database, digest, bytes.clone())).await;
             board.update(|status| status.stored_bytes_total += bytes.len() as u64);
             failpoint::hit("pack_after_put");
             match file {
@@ -88,8 +93,12 @@ impl BaseJob {
         let bytes: bytes::Bytes = manifest.encode()?.into();
         let digest = naming.digest(&bytes);
         let key = BaseKey { database, position: point.position, digest };
+        if after_log {
+            // A kill may lose the last of the log, and the position then belongs to another transaction.
+            board.until_durable(point.position).await;
+        }
         failpoint::hit("base_before_manifest");
-        put_until_durable(&board, || repository.put_base(&key, bytes.clone())).await;
+        until_durable(&board, "a base", || repository.put_base(&key, bytes.clone())).await;
         failpoint::hit("base_after_manifest");
         board.update(|status| {
             status.base.newest = Some(point);
@@ -198,28 +207,6 @@ pub(crate) fn sweep(scratch: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn put_until_durable<F, T, P>(board: &Board, put: F)
-where
-    F: Fn() -> T,
-    T: Future<Output = Result<P, RepositoryError>>,
-{
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match put().await {
-            Ok(_) => {
-                board.store_trouble(None);
-                return;
-            }
-            Err(error) => {
-                board.store_trouble(Some(format!("cannot store a base: {}", chain(&error))));
-                tracing::warn!(error = %chain(&error), "cannot store a base, trying again in {pause:?}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-        }
-    }
-}
-
 /// What decides when the next base is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BaseFacts {
@@ -260,7 +247,7 @@ impl Default for BaseRule {
 }
 
 /// The base a position's history begins from, for the first chunk-sharing base after a start.
-pub(crate) async fn newest_manifest(
+async fn newest_manifest(
     repository: &Repository,
     database: DatabaseId,
     upto: Position,

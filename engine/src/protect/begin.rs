@@ -5,6 +5,7 @@
 //! | nothing, here or in the repository | a new database, timeline 1, its first transaction given by a base |
 //! | the journal, and the repository is where it says (or the spool goes on from there) | go on with the same timeline |
 //! | the journal is gone, or behind the repository | the next timeline, forked at the repository's last state |
+//! | the same numbers may be given out twice ([`Beyond`]) | the next timeline, forked where the log goes on |
 //!
 //! Then the source is asked whether its log goes on from there. If not, the page table tells the difference, which is
 //! one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
@@ -15,25 +16,24 @@ use std::path::Path;
 
 use crate::base::Manifest;
 use crate::error::Explain;
-use crate::failpoint;
-use crate::ids::{DatabaseId, Position, TimelineId, TxId};
+use crate::ids::{DatabaseId, Position, TimelineId, TxId, TxRange};
 use crate::page::{PageNo, PageSize, StateChecksum};
 use crate::plan::Target;
 use crate::protect::ProtectOptions;
 use crate::protect::base::BaseFacts;
 use crate::protect::error::ProtectError;
+use crate::protect::fork::{claim, first_mark, last_state};
 use crate::protect::frames::PartBody;
 use crate::protect::journal::{Journal, Mark, Recovered};
 use crate::protect::outbox::Part;
 use crate::protect::spool::{Spool, SpooledPart};
 use crate::protect::table::PageTable;
-use crate::repository::{Claim, DatabaseRecord, ForkReason, NewDatabase, NewTimeline, Repository};
+use crate::repository::{DatabaseRecord, ForkReason, NewDatabase, Repository};
 use crate::restore::{self, RestoreError};
 use crate::segment::{HEADER_BYTES, Prologue, chain_start};
 use crate::sqlite::lock_byte_page;
-use crate::store::keys::{BaseKey, SegmentKey};
+use crate::store::keys::BaseKey;
 use crate::time::Timestamp;
-use crate::transaction::Transaction;
 
 /// Where the log goes on.
 pub(crate) struct Beginning {
@@ -46,15 +46,41 @@ pub(crate) struct Beginning {
     pub(crate) stored: Option<(TxId, Timestamp)>,
     /// Parts of the spool that the repository does not have.
     pub(crate) spooled: Vec<Part>,
+    /// What else this timeline may hold.
+    pub(crate) beyond: Beyond,
     /// The newest base from which the present timeline can be replayed.
     pub(crate) base: Option<BaseFacts>,
     /// To be told to the operator.
     pub(crate) note: Option<String>,
 }
 
+const NOT_OURS: &str = "the local state was lost or is older than the repository";
+
+/// What is numbered on the timeline after the place where it goes on. Whoever gave such a number to another transaction
+/// would have two of one name in the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beyond {
+    /// Nothing.
+    Nothing,
+    /// Parts were closed that are not in the repository: a put may be under way still that a kill broke off. If the
+    /// source's log goes on, the same transactions get the same numbers again, and it does no harm.
+    Closed,
+    /// Segments are in the repository behind one that is missing.
+    Stored,
+}
+
 impl Beginning {
     fn of_nothing(mark: Mark) -> Self {
-        Self { mark, table: None, state: None, stored: None, spooled: Vec::new(), base: None, note: None }
+        Self {
+            mark,
+            table: None,
+            state: None,
+            stored: None,
+            spooled: Vec::new(),
+            beyond: Beyond::Nothing,
+            base: None,
+            note: None,
+        }
     }
 }
 
@@ -65,42 +91,95 @@ pub(crate) async fn begin(
     source: &Path,
 ) -> Result<Beginning, ProtectError> {
     let state_error = |source| ProtectError::State { folder: options.state.clone(), source };
-    let recovered = Journal::recover(&options.state).map_err(state_error)?;
-    let known = recovered.as_ref().and_then(|found| found.marks().next().cloned());
-    let Some(oldest) = known else { return begin_without_journal(repository, options, source).await };
+    let Some(recovered) = Journal::recover(&options.state).map_err(state_error)? else {
+        return begin_without_journal(repository, options, source).await;
+    };
+    let oldest = recovered.oldest().clone();
     if repository.database(oldest.database).await?.is_none() {
         return Err(ProtectError::ForeignState { folder: options.state.clone(), database: oldest.database });
     }
     let claims = repository.timelines(oldest.database).await?;
-    let ours = claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim);
-    let tip = if ours { contiguous_tip(repository, &oldest).await? } else { None };
-    let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
-    let spooled = continuing_parts(spool.parts().map_err(state_error)?, tip);
-    let mut end = spooled.last().map(|part| part.range.last()).or(tip);
-    let reached =
-        recovered.iter().flat_map(Recovered::marks).filter(|mark| mark.tx <= end).last().unwrap_or(&oldest);
-    let base = base_of(repository, reached).await?;
-    let mut spooled = spooled;
-    if base.is_none() && reached.needs_base > tip {
-        // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
-        spooled.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
-        spooled.clear();
-        end = tip;
+    if !claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim) {
+        return fork_at_tip(repository, options, oldest.database, NOT_OURS).await;
     }
-    if ours && end.is_none() {
+    let stored = stored_ranges(repository, &oldest).await?;
+    let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
+    let mut known = Known::new(recovered, stored, spool.parts().map_err(state_error)?);
+    let mut base = base_of(repository, known.reached()).await?;
+    let needs_base = known.reached().needs_base;
+    if base.is_none() && needs_base > known.tip {
+        // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
+        known.forget_from(needs_base);
+        base = base_of(repository, known.reached()).await?;
+    }
+    let Some(end) = known.end() else {
         let chain = chain_start(oldest.database, oldest.timeline);
         let mark = Mark { tx: None, stored: None, needs_base: None, chain, ..oldest };
         return Ok(Beginning::of_nothing(mark));
-    }
-    let resumed = recovered.zip(end).filter(|_| ours).and_then(|(found, end)| found.at(end, never_stored));
-    let Some((mark, table)) = resumed else {
-        let why = "the local state was lost or is older than the repository";
-        return fork_at_tip(repository, options, oldest.database, why).await;
     };
-    let spooled = spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>().map_err(state_error)?;
+    let (beyond, tip) = (known.beyond(), known.tip);
+    let Some((mark, table)) = known.recovered.at(end, never_stored) else {
+        return fork_at_tip(repository, options, oldest.database, NOT_OURS).await;
+    };
+    let spooled = known.spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>();
+    let spooled = spooled.map_err(state_error)?;
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
-    Ok(Beginning { mark, table: Some(table), state, stored, spooled, base, note: None })
+    Ok(Beginning { mark, table: Some(table), state, stored, spooled, beyond, base, note: None })
+}
+
+/// What the journal, the spool and the repository say of the journal's timeline.
+struct Known {
+    recovered: Recovered,
+    /// The segments that the journal does not know to be stored.
+    stored: Vec<TxRange>,
+    /// The last transaction in the repository with all before it.
+    tip: Option<TxId>,
+    /// What goes on from there.
+    spooled: Vec<SpooledPart>,
+}
+
+impl Known {
+    /// Deletes of the spool what is of no use.
+    fn new(recovered: Recovered, stored: Vec<TxRange>, parts: Vec<SpooledPart>) -> Self {
+        let oldest = recovered.oldest();
+        let tip = contiguous_tip(oldest.stored, &stored);
+        let is_known = |part: &SpooledPart| {
+            let last = Some(part.range.last());
+            last <= oldest.tx || recovered.marks().any(|mark| mark.tx == last)
+        };
+        let spooled = continuing_parts(parts, tip, is_known);
+        Self { recovered, stored, tip, spooled }
+    }
+
+    /// Where the timeline can go on.
+    fn end(&self) -> Option<TxId> {
+        self.spooled.last().map(|part| part.range.last()).or(self.tip)
+    }
+
+    /// The last mark at or before the end.
+    fn reached(&self) -> &Mark {
+        let end = self.end();
+        self.recovered.marks().filter(|mark| mark.tx <= end).last().unwrap_or(self.recovered.oldest())
+    }
+
+    /// Deletes the spooled parts from this transaction on.
+    fn forget_from(&mut self, first: Option<TxId>) {
+        let from = self.spooled.iter().position(|part| Some(part.range.last()) >= first);
+        let forgotten = self.spooled.split_off(from.unwrap_or(self.spooled.len()));
+        forgotten.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
+    }
+
+    fn beyond(&self) -> Beyond {
+        let end = self.end();
+        if self.stored.iter().any(|range| Some(range.last()) > end) {
+            Beyond::Stored
+        } else if self.recovered.marks().any(|mark| mark.tx > end) {
+            Beyond::Closed
+        } else {
+            Beyond::Nothing
+        }
+    }
 }
 
 async fn begin_without_journal(
@@ -147,74 +226,37 @@ fn name_taken(options: &ProtectOptions, record: &DatabaseRecord) -> ProtectError
     }
 }
 
-fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 8])) -> Mark {
-    Mark {
-        database,
-        timeline,
-        claim: nonce,
-        tx: None,
-        time: Timestamp::from_micros(0),
-        chain: chain_start(database, timeline),
-        page_size: PageSize::MIN,
-        image_pages: 0,
-        stored: None,
-        needs_base: None,
-        log_versions: 0,
-        log_bytes: 0,
-        resume: Vec::new(),
-    }
+/// What the repository holds of the journal's timeline after what the journal knows to be stored.
+async fn stored_ranges(repository: &Repository, oldest: &Mark) -> Result<Vec<TxRange>, ProtectError> {
+    let segments = repository.segments(oldest.database, oldest.timeline, oldest.stored).await?;
+    Ok(segments.into_iter().map(|(key, _)| key.range).collect())
 }
 
-/// Claims the next free timeline from `wanted` on.
-async fn claim(
-    repository: &Repository,
-    options: &ProtectOptions,
-    database: DatabaseId,
-    mut wanted: TimelineId,
-    parent: Option<Position>,
-    reason: ForkReason,
-) -> Result<(TimelineId, [u8; 8]), ProtectError> {
-    failpoint::hit("timeline_before_claim");
-    loop {
-        let new = NewTimeline {
-            id: wanted,
-            parent,
-            reason,
-            host: options.host,
-            host_name: options.host_name.clone(),
-            now: Timestamp::now(),
-        };
-        match repository.claim_timeline(database, new).await? {
-            Claim::Won(timeline) => {
-                failpoint::hit("timeline_after_claim");
-                return Ok((timeline.id, timeline.nonce));
-            }
-            Claim::TakenBy(_) => wanted = wanted.next(),
-        }
-    }
+/// The last transaction of the run of segments that goes on without a hole after `stored`.
+fn contiguous_tip(stored: Option<TxId>, ranges: &[TxRange]) -> Option<TxId> {
+    // The first segment of a timeline begins after its fork point, wherever that is.
+    ranges.iter().fold(stored, |tip, range| match tip {
+        Some(tip) if range.first() > tip.next() => Some(tip),
+        _ => tip.max(Some(range.last())),
+    })
 }
 
-/// The last transaction of the run of segments that goes on without a hole from what the journal knows to be stored.
-async fn contiguous_tip(repository: &Repository, oldest: &Mark) -> Result<Option<TxId>, ProtectError> {
-    let mut tip = oldest.stored;
-    for (key, _) in repository.segments(oldest.database, oldest.timeline, oldest.stored).await? {
-        // The first segment of a timeline begins after its fork point, wherever that is.
-        if tip.is_none_or(|tip| key.range.first() <= tip.next()) {
-            tip = tip.max(Some(key.range.last()));
-        }
-    }
-    Ok(tip)
-}
-
-/// The parts that go on from `tip` without a hole; older ones are durable already and are deleted.
-fn continuing_parts(parts: Vec<SpooledPart>, tip: Option<TxId>) -> Vec<SpooledPart> {
+/// The parts that go on from `tip` without a hole, as far as the journal knows them. Older ones are durable already; a
+/// part is spooled before its record is written, so one that the journal does not know was cut off right then, and the
+/// source has it still. Both are deleted.
+fn continuing_parts(
+    parts: Vec<SpooledPart>,
+    tip: Option<TxId>,
+    is_known: impl Fn(&SpooledPart) -> bool,
+) -> Vec<SpooledPart> {
     let mut next = tip.map_or(TxId::FIRST, TxId::next);
     let mut continuing = Vec::new();
     for part in parts {
-        if part.range.first() == next {
+        let (touches, is_new) = (part.range.first() <= next, part.range.last() >= next);
+        if touches && is_new && is_known(&part) {
             next = part.range.last().next();
             continuing.push(part);
-        } else if part.range.last() < next {
+        } else if touches {
             let _ = std::fs::remove_file(&part.path);
         }
     }
@@ -279,86 +321,8 @@ async fn fork_at_tip(
     let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
     let state = tip.as_ref().map(|tip| tip.last.state);
     let stored = tip.map(|tip| (tip.position.tx, tip.last.time));
-    Ok(Beginning { mark, table: None, state, stored, spooled: Vec::new(), base, note })
-}
-
-/// The end of what the repository holds.
-struct LastState {
-    position: Position,
-    last: Transaction,
-    page_size: PageSize,
-    needs_base: Option<TxId>,
-}
-
-/// The last transaction of the newest timeline that has any.
-async fn last_state(
-    repository: &Repository,
-    database: DatabaseId,
-    timelines: &[TimelineId],
-) -> Result<Option<LastState>, ProtectError> {
-    for &timeline in timelines.iter().rev() {
-        let segments = repository.segments(database, timeline, None).await?;
-        let Some((key, _)) = segments.iter().max_by_key(|(key, _)| key.range.last()) else { continue };
-        let (transactions, page_size) = transactions_of(repository, key).await?;
-        if let Some(last) = transactions.last() {
-            let based =
-                segments.iter().filter(|(key, _)| key.flags.needs_base).map(|(key, _)| key.range.first());
-            let (position, needs_base) = (Position::new(timeline, last.tx), based.max());
-            return Ok(Some(LastState { position, last: *last, page_size, needs_base }));
-        }
-    }
-    Ok(None)
-}
-
-async fn transactions_of(
-    repository: &Repository,
-    key: &SegmentKey,
-) -> Result<(Vec<Transaction>, PageSize), ProtectError> {
-    let bytes = repository.get_segment(key).await?;
-    let (mut transactions, mut page_size) = (Vec::new(), PageSize::MIN);
-    for part in crate::segment::parts(&bytes) {
-        let prologue = part?.prologue;
-        page_size = prologue.header.page_size;
-        transactions.extend(prologue.transactions);
-    }
-    Ok((transactions, page_size))
-}
-
-/// A new timeline for a source that has lost its last transactions: it begins where the source really is, found by
-/// the state checksum among the newest transactions; else at the last state, and the caller records the difference.
-pub(crate) async fn fork_behind(
-    repository: &Repository,
-    options: &ProtectOptions,
-    mark: &Mark,
-    found: StateChecksum,
-) -> Result<(Mark, bool), ProtectError> {
-    /// Segments searched for the state, newest first.
-    const SEARCHED: usize = 64;
-    let segments = repository.segments(mark.database, mark.timeline, None).await?;
-    let mut at = None;
-    for (key, _) in segments.iter().rev().take(SEARCHED) {
-        let (transactions, _) = transactions_of(repository, key).await?;
-        at = transactions.into_iter().rev().find(|transaction| transaction.state == found);
-        if at.is_some() {
-            break;
-        }
-    }
-    let exact = at.is_some();
-    let parent = at.map(|transaction| transaction.tx).or(mark.tx).map(|tx| Position::new(mark.timeline, tx));
-    let reason = ForkReason::SourceBehind;
-    let (timeline, nonce) =
-        claim(repository, options, mark.database, mark.timeline.next(), parent, reason).await?;
-    let forked = Mark {
-        timeline,
-        claim: nonce,
-        tx: parent.map(|position| position.tx),
-        stored: parent.map(|position| position.tx),
-        time: at.map_or(mark.time, |transaction| transaction.time.max(mark.time)),
-        chain: chain_start(mark.database, timeline),
-        image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),
-        ..mark.clone()
-    };
-    Ok((forked, exact))
+    let (spooled, beyond) = (Vec::new(), Beyond::Nothing);
+    Ok(Beginning { mark, table: None, state, stored, spooled, beyond, base, note })
 }
 
 /// The page table at a position, rebuilt from the repository in a scratch file; `None` (with a warning) when it cannot be.

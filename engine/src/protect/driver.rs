@@ -5,18 +5,16 @@
 //! safe, and the next run begins as after a restart: there is one way back, and it is the tested one.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
 use crate::base::Manifest;
 use crate::capture::sqlite::SqliteSource;
 use crate::capture::watch::Waker;
-use crate::history::Point;
 use crate::protect::ProtectOptions;
 use crate::protect::begin::{self, Beginning};
+use crate::protect::commands::{Command, Commands};
 use crate::protect::error::ProtectError;
 use crate::protect::held::{self, Held};
 use crate::protect::run::Run;
@@ -27,21 +25,13 @@ use crate::repository::Repository;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// What other threads ask of the capture thread.
-pub(crate) enum Command {
-    /// Capture what is committed now and ship it; answers with the last captured point.
-    Flush(oneshot::Sender<Option<Point>>),
-    /// Make everything safe and end.
-    Stop,
-}
-
 /// Everything that outlives one run.
 pub(crate) struct Driver {
     pub(crate) repository: Repository,
     pub(crate) options: ProtectOptions,
     pub(crate) board: Board,
     pub(crate) runtime: Handle,
-    pub(crate) commands: Receiver<Command>,
+    pub(crate) commands: Commands,
     pub(crate) waker: Waker,
     pub(crate) manifest: Option<Arc<Manifest>>,
 }
@@ -64,6 +54,7 @@ impl Driver {
             match self.run_once(&mut held) {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Again) => {}
+                Err(ProtectError::Stopped { .. }) => return,
                 Err(error) => {
                     let kept = if held.is_held() { "; the log is kept meanwhile" } else { "" };
                     tracing::warn!(error = %chain(&error), "protection is interrupted");
@@ -82,37 +73,57 @@ impl Driver {
         let until = Instant::now() + pause;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             held.check();
-            match self.commands.recv_timeout(left.min(held::CHECK_EVERY)) {
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+            match self.commands.next_within(left.min(held::CHECK_EVERY)) {
+                Some(Command::Stop) => return true,
                 // Who waits for a flush is told by the reply that never comes.
-                Ok(Command::Flush(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Some(Command::Flush(_)) | None => {}
             }
         }
         false
     }
 
-    /// Finds where to begin, while the log is kept. `None` when told to stop meanwhile.
-    fn begin(&self, held: &mut Held) -> Result<Option<Beginning>, ProtectError> {
-        let path = held.path().to_owned();
-        let mut begun = std::pin::pin!(begin::begin(&self.repository, &self.options, &path));
-        loop {
-            let slice = async { tokio::time::timeout(held::CHECK_EVERY, begun.as_mut()).await };
-            match self.runtime.block_on(slice) {
-                Ok(beginning) => return beginning.map(Some),
-                Err(_) => held.check(),
-            }
-            if matches!(self.commands.try_recv(), Ok(Command::Stop) | Err(TryRecvError::Disconnected)) {
-                return Ok(None);
-            }
+    /// An error when told to stop. For long work before capture has begun, when there is nothing to make safe.
+    pub(super) fn go_on(&self) -> Result<(), ProtectError> {
+        if self.commands.told_to_stop() {
+            return Err(ProtectError::Stopped { name: self.options.name.clone() });
         }
+        Ok(())
+    }
+
+    /// Waits for what the store answers, and looks every few milliseconds after the source, which somebody may wait for.
+    pub(super) fn wait_for<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        mut look: impl FnMut() -> Result<(), ProtectError>,
+    ) -> Result<T, ProtectError> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let slice = async { tokio::time::timeout(held::CHECK_EVERY, answer.as_mut()).await };
+            if let Ok(answer) = self.runtime.block_on(slice) {
+                return Ok(answer);
+            }
+            self.go_on()?;
+            look()?;
+        }
+    }
+
+    /// Finds where to begin, while the log is kept.
+    fn begin(&self, held: &mut Held) -> Result<Beginning, ProtectError> {
+        let path = held.path().to_owned();
+        let begun = begin::begin(&self.repository, &self.options, &path);
+        self.wait_for(begun, || {
+            held.check();
+            Ok(())
+        })?
     }
 
     fn run_once(&mut self, held: &mut Held) -> Result<Ended, ProtectError> {
         held.hold()?;
-        let Some(beginning) = self.begin(held)? else { return Ok(Ended::Stopped) };
+        let beginning = self.begin(held)?;
         let source = held.take()?;
         let mut run = match Run::begin(self, source, beginning) {
-            Ok(run) => run,
+            Ok(Some(run)) => run,
+            Ok(None) => return Ok(Ended::Again),
             Err(error) => {
                 let _ = held.hold();
                 return Err(error);
@@ -125,7 +136,7 @@ impl Driver {
             // Before the run lets go: an interruption is no reason for a gap.
             let _ = held.hold();
         }
-        let secured = run.end(self, stopping);
+        let secured = run.end(self, stopping, held);
         match (secured, stopping) {
             (Err(error), true) => {
                 tracing::warn!(error = %chain(&error), "not all that is captured is safe");

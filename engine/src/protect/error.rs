@@ -106,6 +106,9 @@ pub enum ProtectError {
         /// The transaction that changes it.
         position: Position,
     },
+    /// After an error that was told before: the next run begins where all is there.
+    #[error("captured commits were lost on their way to the store; what is missing is looked for")]
+    PartLost,
     /// An engine task died. A defect of ours.
     #[error("a task of the engine died: {what}")]
     TaskDied {

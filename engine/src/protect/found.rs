@@ -1,15 +1,16 @@
 //! How the source is found when capture begins: where its log goes on, or else what its state is.
 
-use crate::capture::sink::Image;
 use crate::capture::sqlite::{Attach, SqliteSource};
 use crate::ids::{Position, TxId};
-use crate::protect::begin::{self, Beginning};
+use crate::protect::begin::{self, Beginning, Beyond};
 use crate::protect::driver::Driver;
 use crate::protect::error::ProtectError;
+use crate::protect::fork;
 use crate::protect::journal::Mark;
 use crate::protect::outbox::Part;
-use crate::protect::scan::{Scanned, scan};
+use crate::protect::scan::Scan;
 use crate::protect::table::PageTable;
+use crate::repository::ForkReason;
 use crate::time::Timestamp;
 
 /// What capture goes on from.
@@ -20,8 +21,6 @@ pub(crate) struct Found {
     pub(crate) record: Record,
     /// What the journal says until the found state is recorded.
     pub(crate) journal: Option<(Mark, PageTable)>,
-    /// The source as it is, and since when, when its log does not go on.
-    pub(crate) found: Option<(Box<dyn Image>, Timestamp)>,
     /// What the spool holds of the timeline that goes on.
     pub(crate) spooled: Vec<Part>,
     /// The last transaction of that timeline, or of its fork, in the repository.
@@ -29,14 +28,25 @@ pub(crate) struct Found {
 }
 
 /// What of the found state has to be recorded.
-#[derive(Debug)]
 pub(crate) enum Record {
-    /// It is the state the log ends with.
+    /// Nothing: the log goes on.
     Nothing,
-    /// The pages that differ from the state of this table, which is the found one.
-    Difference(PageTable),
+    /// Nothing but another place in the log: it is the state the recorded log ends with.
+    Place(Scan),
+    /// The pages that differ.
+    Difference(Scan),
     /// A base, made now.
-    Image,
+    Image(Scan),
+}
+
+/// Whether a timeline that something in the spool belongs to is left now. It has to be whole before.
+pub(crate) fn leaves_spool(beginning: &Beginning, attach: &Attach) -> bool {
+    let leaves = match attach {
+        Attach::Unknown { behind, .. } => *behind || beginning.beyond != Beyond::Nothing,
+        _ => beginning.beyond == Beyond::Stored,
+    };
+    // Without a base nothing is stored, and nothing of the spool was promised.
+    leaves && beginning.base.is_some() && !beginning.spooled.is_empty()
 }
 
 /// Compares what is recorded with what the source is.
@@ -46,81 +56,125 @@ pub(crate) fn find(
     mut beginning: Beginning,
     attach: &Attach,
 ) -> Result<Found, ProtectError> {
-    let no_table = || ProtectError::TaskDied { what: "page table".into() };
     let Attach::Unknown { reason, behind } = attach else {
+        if beginning.beyond == Beyond::Stored {
+            fork(driver, &mut beginning)?;
+        }
         let Beginning { mark, table, spooled, stored, .. } = beginning;
-        return Ok(Found {
-            mark,
-            table: table.ok_or_else(no_table)?,
-            record: Record::Nothing,
-            journal: None,
-            found: None,
-            spooled,
-            stored,
-        });
+        let table = table.ok_or_else(|| ProtectError::TaskDied { what: "page table".into() })?;
+        return Ok(Found { mark, table, record: Record::Nothing, journal: None, spooled, stored });
     };
-    let Scanned { table: scanned, image, at } = scan(source, &driver.options.state)?;
-    let same = if beginning.state == Some(scanned.state()) {
+    let mut scan = Scan::of(source, &driver.options.state, &|| driver.go_on())?;
+    let mut same = beginning.state == Some(scan.state());
+    if same {
         tracing::info!(reason, "the source's log does not go on, its state does: nothing was missed");
-        true
-    } else if *behind {
-        fork(driver, &mut beginning, &scanned, reason)?
     } else {
         tracing::info!(reason, "the state of the source is taken anew");
-        false
-    };
-    let Beginning { mut mark, mut table, state, spooled, stored, .. } = beginning;
-    if !same
-        && table.is_none()
-        && state.is_some()
-        && let Some(tx) = mark.tx
-    {
-        let at = Position::new(mark.timeline, tx);
-        let rebuilt = begin::rebuilt_table(&driver.repository, &driver.options, mark.database, at);
-        table = driver.runtime.block_on(rebuilt);
     }
+    if *behind && !same {
+        same = fork_behind(driver, source, &mut beginning, &mut scan, reason)?;
+    } else if beginning.beyond != Beyond::Nothing {
+        fork(driver, &mut beginning)?;
+    }
+    if !same {
+        rebuild_table(driver, source, &mut beginning, &mut scan)?;
+    }
+    Ok(compare(beginning, scan, same.then(|| source.resume())))
+}
+
+/// What there is to record, given the place in the log if the state is the recorded one.
+fn compare(beginning: Beginning, scan: Scan, same: Option<Vec<u8>>) -> Found {
+    let Beginning { mut mark, table, spooled, stored, .. } = beginning;
+    let scanned = scan.table().clone();
     // Nothing says yet how the found state came about: whoever begins before that is recorded shall find it anew.
     mark.resume = Vec::new();
-    let (table, record, journal) = match table {
-        _ if same => {
-            mark.resume = source.resume();
-            (scanned, Record::Nothing, None)
+    let (table, record, journal) = match (same, table) {
+        (Some(resume), _) => {
+            mark.resume = resume;
+            (scanned, Record::Place(scan), None)
         }
-        Some(table) if table.page_size() == scanned.page_size() => (table, Record::Difference(scanned), None),
-        recorded => {
+        (None, Some(table)) if table.page_size() == scanned.page_size() => {
+            (table, Record::Difference(scan), None)
+        }
+        (None, recorded) => {
             let recorded =
                 recorded.unwrap_or_else(|| PageTable::from_hashes(mark.page_size, None, Vec::new()));
-            (scanned, Record::Image, Some((mark.clone(), recorded)))
+            (scanned, Record::Image(scan), Some((mark.clone(), recorded)))
         }
     };
     (mark.page_size, mark.image_pages) = (table.page_size(), table.pages());
-    Ok(Found { mark, table, record, journal, found: Some((image, at)), spooled, stored })
+    Found { mark, table, record, journal, spooled, stored }
+}
+
+/// The page table of the recorded state, if it was lost and can be had from the repository.
+fn rebuild_table(
+    driver: &Driver,
+    source: &mut SqliteSource,
+    beginning: &mut Beginning,
+    scan: &mut Scan,
+) -> Result<(), ProtectError> {
+    let Beginning { mark, table: table @ None, state: Some(_), .. } = beginning else { return Ok(()) };
+    let Some(tx) = mark.tx else { return Ok(()) };
+    let at = Position::new(mark.timeline, tx);
+    let rebuilt = begin::rebuilt_table(&driver.repository, &driver.options, mark.database, at);
+    *table = driver.wait_for(rebuilt, || scan.look(source).map(drop))?;
+    Ok(())
+}
+
+/// The log goes on, but the numbers after it may be in the repository already: it goes on on a new timeline.
+fn fork(driver: &Driver, beginning: &mut Beginning) -> Result<(), ProtectError> {
+    leave_spool(driver, beginning);
+    let mark = &beginning.mark;
+    let forked = fork::fork_from(&driver.repository, &driver.options, mark, ForkReason::NotProven);
+    let forked = driver.wait_for(forked, || Ok(()))??;
+    let (left, timeline) = (mark.timeline, forked.timeline);
+    tracing::warn!(%timeline, "what may still arrive on timeline {left} is not what happened: a new one was begun");
+    go_on_as(beginning, forked);
+    Ok(())
 }
 
 /// The source is behind the repository: a new timeline begins where it really is. Whether it was found there exactly.
-fn fork(
+fn fork_behind(
     driver: &Driver,
+    source: &mut SqliteSource,
     beginning: &mut Beginning,
-    scanned: &PageTable,
+    scan: &mut Scan,
     reason: &str,
 ) -> Result<bool, ProtectError> {
-    let mark = &mut beginning.mark;
-    if !beginning.spooled.is_empty() {
-        // What only the spool has belongs to the timeline that is left; fork from what is stored.
-        let left = beginning.spooled.len();
-        driver.board.note(format!("{left} parts of timeline {} stay in the spool", mark.timeline));
-        beginning.spooled.clear();
-        beginning.table = None;
-        (mark.tx, mark.time) = beginning.stored.map_or((None, mark.time), |(tx, time)| (Some(tx), time));
-    }
-    let forked = begin::fork_behind(&driver.repository, &driver.options, mark, scanned.state());
-    let (forked, exact) = driver.runtime.block_on(forked)?;
+    leave_spool(driver, beginning);
+    let (state, mut moved) = (scan.state(), false);
+    let forked = fork::fork_behind(&driver.repository, &driver.options, &beginning.mark, state);
+    let look = || {
+        moved |= scan.look(source)?;
+        Ok(())
+    };
+    let (forked, exact) = driver.wait_for(forked, look)??;
     driver.board.note(format!(
         "the repository was ahead of the source ({reason}): timeline {} was begun",
         forked.timeline
     ));
-    *mark = forked;
+    if exact {
+        // The table is of the state that was left behind, the one found is of the fork.
+        beginning.table = None;
+    }
+    go_on_as(beginning, forked);
+    Ok(exact && !moved)
+}
+
+fn go_on_as(beginning: &mut Beginning, forked: Mark) {
     // What was stored beyond the fork belongs to the timeline that is left.
-    beginning.stored = mark.tx.map(|tx| (tx, mark.time));
-    Ok(exact)
+    beginning.stored = forked.tx.map(|tx| (tx, forked.time));
+    beginning.mark = forked;
+}
+
+/// What only the spool has belongs to the timeline that is left, and could not be stored: the new one begins at what is.
+fn leave_spool(driver: &Driver, beginning: &mut Beginning) {
+    let (left, mark) = (beginning.spooled.len(), &mut beginning.mark);
+    if left == 0 {
+        return;
+    }
+    driver.board.note(format!("{left} parts of timeline {} stay in the spool", mark.timeline));
+    (mark.tx, mark.time) = beginning.stored.map_or((None, mark.time), |(tx, time)| (Some(tx), time));
+    beginning.spooled.clear();
+    beginning.table = None;
 }

@@ -88,6 +88,11 @@ impl Recovered {
         Ok(Some(Self { base, records }))
     }
 
+    /// The mark of the table.
+    pub(crate) fn oldest(&self) -> &Mark {
+        &self.base.0
+    }
+
     /// All marks, oldest first.
     pub(crate) fn marks(&self) -> impl Iterator<Item = &Mark> {
         std::iter::once(&self.base.0).chain(self.records.iter().map(|(mark, _)| mark))

@@ -11,8 +11,10 @@
 
 mod base;
 mod begin;
+mod commands;
 mod driver;
 mod error;
+mod fork;
 mod found;
 mod frames;
 mod held;
@@ -28,6 +30,7 @@ mod ship;
 mod spool;
 mod status;
 mod table;
+mod wiring;
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -38,7 +41,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
 use crate::capture::watch::Waker;
-use crate::ids::{HostId, Position};
+use crate::ids::{DatabaseId, HostId, Position};
 use crate::repository::Repository;
 use crate::time::Timestamp;
 
@@ -48,7 +51,8 @@ pub use error::ProtectError;
 pub use held::Hold;
 pub use status::{BaseProgress, Health, ProtectionStatus};
 
-use driver::{Command, Driver};
+use commands::{Command, Commands};
+use driver::Driver;
 use status::Board;
 
 /// The default of [`ProtectOptions::source_log_bytes`].
@@ -154,7 +158,7 @@ impl Protection {
             options,
             board: board.clone(),
             runtime: tokio::runtime::Handle::current(),
-            commands,
+            commands: Commands::new(commands),
             waker: waker.clone(),
             manifest: None,
         };
@@ -206,21 +210,30 @@ impl Protection {
         let reached = moves.wait_for(|durable| durable.is_some_and(|at| at >= position));
         let durable = match tokio::time::timeout(left, reached).await {
             Ok(Ok(durable)) => (*durable).unwrap_or(position),
-            _ => {
-                return Err(ProtectError::NotDurable {
-                    position,
-                    waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    durable: self
-                        .status()
-                        .durable
-                        .map_or("nothing".into(), |point| point.position.to_string()),
-                });
-            }
+            _ => return Err(self.not_durable(position, began)),
         };
         if let Some(database) = self.status().database {
+            if durable.timeline != position.timeline && !self.is_stored(database, position).await? {
+                return Err(self.not_durable(position, began));
+            }
             ship::tell_newer_claim(&self.repository, &self.board, database, durable.timeline).await;
         }
         Ok(durable)
+    }
+
+    /// Whether the repository holds a position of a timeline that this protection has left.
+    async fn is_stored(&self, database: DatabaseId, position: Position) -> Result<bool, ProtectError> {
+        let segments = self.repository.segments(database, position.timeline, None).await?;
+        Ok(segments.iter().any(|(key, _)| key.range.contains(position.tx)))
+    }
+
+    fn not_durable(&self, position: Position, began: Instant) -> ProtectError {
+        let durable = self.status().durable;
+        ProtectError::NotDurable {
+            position,
+            waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            durable: durable.map_or("nothing".into(), |point| point.position.to_string()),
+        }
     }
 
     /// Flushes, through interruptions of the capture, until there is a captured position.

@@ -1,7 +1,7 @@
 //! The outbox: closed parts on their way to the store.
 //!
-//! The capture thread pushes parts and ships them in groups; a task of the runtime puts each group as one segment, up
-//! to four at a time, and reports them durable in order. Memory is bounded: past the limit parts wait in the spool.
+//! The capture thread pushes parts and ships them in groups; a task of the runtime puts one group after another, each as
+//! one segment, and reports them durable. Groups that wait for it grow together. Memory is bounded: past the limit parts wait in the spool.
 //! The spool is bounded too: past its limit [`Outbox::secure`] refuses, and the source keeps its log instead.
 
 use std::collections::VecDeque;
@@ -40,16 +40,36 @@ pub(crate) struct Shipment {
 }
 
 impl Shipment {
+    /// Whether both can be one segment: a flagged transaction is the first of its segment, and what opens a window or
+    /// begins with a base has a segment of its own.
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let (Some(first), Some(then)) = (self.parts.first(), next.parts.first()) else { return false };
+        !first.stands_alone() && !then.flags.any() && self.bytes() + next.bytes() <= SEGMENT_MAX
+    }
+
+    fn append(&mut self, next: Self) {
+        self.range = TxRange::new(self.range.first(), next.range.last()).unwrap_or(self.range);
+        self.parts.extend(next.parts);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.body.len()).sum()
+    }
+
     fn memory_bytes(&self) -> u64 {
         self.parts.iter().map(Part::memory_bytes).sum()
     }
 
     fn spooled_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.body.len()).sum::<u64>() - self.memory_bytes()
+        self.bytes() - self.memory_bytes()
     }
 }
 
 impl Part {
+    fn stands_alone(&self) -> bool {
+        self.flags.opens_window() || self.flags.needs_base
+    }
+
     fn memory_bytes(&self) -> u64 {
         if matches!(self.body, PartBody::Memory(_)) { self.body.len() } else { 0 }
     }
@@ -58,9 +78,20 @@ impl Part {
 #[derive(Default)]
 struct Queue {
     shipments: VecDeque<Shipment>,
-    /// How many of the front are being put.
-    taken: usize,
+    /// Whether the front is being put.
+    taken: bool,
     closed: bool,
+}
+
+impl Queue {
+    fn push(&mut self, shipment: Shipment) {
+        let fixed = usize::from(self.taken);
+        let last = if self.shipments.len() > fixed { self.shipments.back_mut() } else { None };
+        match last.filter(|last| last.goes_on_with(&shipment)) {
+            Some(last) => last.append(shipment),
+            None => self.shipments.push_back(shipment),
+        }
+    }
 }
 
 /// What the capture thread and the shipping task share.
@@ -81,7 +112,7 @@ impl OutboxQueue {
     }
 
     fn push(&self, shipment: Shipment) {
-        self.lock().shipments.push_back(shipment);
+        self.lock().push(shipment);
         self.publish();
         self.arrived.notify_one();
     }
@@ -89,8 +120,8 @@ impl OutboxQueue {
     /// The next group to put; it stays in the queue until [`OutboxQueue::done`].
     pub(crate) fn take(&self) -> Option<Shipment> {
         let mut queue = self.lock();
-        let next = queue.shipments.get(queue.taken).cloned()?;
-        queue.taken += 1;
+        let next = queue.shipments.front().filter(|_| !queue.taken).cloned()?;
+        queue.taken = true;
         Some(next)
     }
 
@@ -98,7 +129,7 @@ impl OutboxQueue {
     pub(crate) fn done(&self) -> Option<Timestamp> {
         let mut queue = self.lock();
         queue.shipments.pop_front();
-        queue.taken = queue.taken.saturating_sub(1);
+        queue.taken = false;
         let next = queue.shipments.front().and_then(|shipment| shipment.parts.first()).map(|part| part.from);
         drop(queue);
         self.publish();
@@ -181,13 +212,12 @@ impl Outbox {
 
     /// Takes a closed part; it waits for [`Outbox::ship`].
     ///
-    /// A flagged transaction is the first of its segment, so whatever came before goes on its way. What opens a window or
-    /// begins with a base has a segment of its own.
+    /// A flagged transaction is the first of its segment, so whatever came before goes on its way.
     pub(crate) fn push(&mut self, part: Part) {
         if part.flags.any() || self.unshipped_bytes() + part.body.len() > SEGMENT_MAX {
             self.ship();
         }
-        let alone = part.flags.opens_window() || part.flags.needs_base;
+        let alone = part.stands_alone();
         self.unshipped.push(part);
         if alone {
             self.ship();
@@ -282,12 +312,37 @@ mod tests {
         assert!(outbox.ship());
         assert!(!outbox.ship());
         assert_eq!(outbox.queue.waiting(), (60, 0));
+        assert_eq!(outbox.queue.take().unwrap().range.count(), 2);
         outbox.push(part(3, 50));
         outbox.ship();
         assert_eq!(outbox.queue.waiting(), (0, 110));
-        assert_eq!(outbox.queue.take().unwrap().range.count(), 2);
+        assert!(outbox.queue.take().is_none(), "one at a time");
         outbox.queue.done();
         assert_eq!(outbox.queue.take().unwrap().range.first().get(), 3);
+    }
+
+    #[test]
+    fn groups_that_wait_grow_together_but_for_what_stands_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(state.path(), OutboxLimits { memory: 1000, spool: 1000 });
+        let mut ship = |part: Part| {
+            outbox.push(part);
+            outbox.ship();
+            outbox.queue.clone()
+        };
+        let queue = ship(part(1, 10));
+        assert_eq!(queue.take().unwrap().range.count(), 1, "nothing joins what is under way");
+        ship(part(2, 10));
+        ship(part(3, 10));
+        ship(Part { flags: TxFlags { ends_gap: true, ..TxFlags::NONE }, ..part(4, 10) });
+        ship(part(5, 10));
+        ship(Part { flags: TxFlags { held_clock: true, ..TxFlags::NONE }, ..part(6, 10) });
+        ship(part(7, 10));
+        let firsts = std::iter::from_fn(|| {
+            queue.done();
+            queue.take().map(|shipment| (shipment.range.first().get(), shipment.range.count()))
+        });
+        assert_eq!(firsts.collect::<Vec<_>>(), [(2, 2), (4, 1), (5, 1), (6, 2)]);
     }
 
     #[test]

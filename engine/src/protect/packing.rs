@@ -8,6 +8,7 @@ use std::thread::Scope;
 
 use crate::base::{BaseBuilder, BaseError, CHUNK_BYTES, ChunkPreparer, Pack, PreparedChunk};
 use crate::capture::sink::Image;
+use crate::cores::cores;
 use crate::page::{PageHash, PageNo, StateChecksum};
 use crate::protect::error::ProtectError;
 
@@ -33,10 +34,9 @@ pub(super) fn pack_image(
     builder: &mut BaseBuilder,
     to: &mut dyn Packed,
 ) -> Result<StateChecksum, ProtectError> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     be_nice();
     std::thread::scope(|scope| {
-        let mut team = Team::new(scope, builder, cores.min(THREADS_MAX));
+        let mut team = Team::new(scope, builder, cores(1).min(THREADS_MAX));
         let mut state = StateChecksum::EMPTY;
         let count = image.page_count();
         let mut done = 0;

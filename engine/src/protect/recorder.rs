@@ -57,6 +57,8 @@ pub(crate) struct Recorder {
     broken: Option<EncodeError>,
     /// The source is not what is recorded.
     differs: bool,
+    /// Something that is captured was lost on its way to the outbox: what follows would have a hole before it.
+    lost: bool,
     last_shipped: Option<Instant>,
 }
 
@@ -100,6 +102,7 @@ impl Recorder {
             pages: 0,
             broken: None,
             differs: false,
+            lost: false,
             last_shipped: None,
         }
     }
@@ -173,6 +176,7 @@ impl Recorder {
 
     /// Writes the page table whole, at a quiet moment or a stop.
     pub(crate) fn compact_journal(&mut self) -> Result<(), ProtectError> {
+        self.not_lost()?;
         self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.compact(&self.mark, &self.table).map_err(|source| self.outbox.state_error(source))
     }
@@ -272,10 +276,21 @@ impl Recorder {
     }
 
     fn close_part(&mut self) -> Result<(), ProtectError> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
+        self.not_lost()?;
+        let Some(open) = self.open.take() else { return Ok(()) };
         if open.committed == 0 {
             return Ok(());
         }
+        let closed = self.close(open);
+        self.lost = closed.is_err();
+        closed
+    }
+
+    fn not_lost(&self) -> Result<(), ProtectError> {
+        if self.lost { Err(ProtectError::PartLost) } else { Ok(()) }
+    }
+
+    fn close(&mut self, mut open: OpenPart) -> Result<(), ProtectError> {
         let finished = open.encoder.finish()?;
         self.mark.chain = finished.header.chain_after;
         self.mark.log_versions += u64::from(finished.header.page_versions);
@@ -348,7 +363,12 @@ impl Sink for Recorder {
         let open = self.open_part()?;
         let not_before = if flags.any() { not_before } else { time };
         let image_pages = commit.image_pages;
-        open.encoder.commit(&Transaction { tx, time, not_before, flags, pages, image_pages, state })?;
+        let transaction = Transaction { tx, time, not_before, flags, pages, image_pages, state };
+        if let Err(error) = open.encoder.commit(&transaction) {
+            // The table has gone on already.
+            self.lost = true;
+            return Err(error.into());
+        }
         if first_of_part {
             (open.from, open.flags) = (not_before, flags);
         }

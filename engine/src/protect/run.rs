@@ -1,7 +1,6 @@
 //! One run of the capture thread: from a beginning to a stop, or to whatever breaks the thread.
 
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -10,22 +9,20 @@ use crate::base::Manifest;
 use crate::capture::sink::{Commit, Image, Previous, Sink};
 use crate::capture::sqlite::{CaptureError, Polled, SourceEvent, SqliteSource};
 use crate::failpoint;
-use crate::history::Point;
-use crate::ids::{Position, TxId};
 use crate::page::{PageHash, PageNo};
 use crate::protect::ProtectOptions;
-use crate::protect::base::{self, BaseFacts, BaseJob};
+use crate::protect::base::{BaseFacts, BaseJob};
 use crate::protect::begin::Beginning;
-use crate::protect::driver::{Command, Driver, Ended};
+use crate::protect::commands::Command;
+use crate::protect::driver::{Driver, Ended};
 use crate::protect::error::ProtectError;
 use crate::protect::found::{self, Found, Record};
-use crate::protect::held::{CHECK_EVERY, WaitedFor};
-use crate::protect::journal::{Journal, Mark};
-use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
+use crate::protect::held::{CHECK_EVERY, Held, WaitedFor};
+use crate::protect::outbox::OutboxQueue;
 use crate::protect::recorder::{LogSize, Recorder};
-use crate::protect::ship::{Shipper, chain};
-use crate::protect::spool::Spool;
-use crate::protect::table::PageTable;
+use crate::protect::scan::Scan;
+use crate::protect::ship::chain;
+use crate::protect::wiring;
 use crate::time::Timestamp;
 use crate::transaction::TxFlags;
 
@@ -33,8 +30,12 @@ use crate::transaction::TxFlags;
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 /// The longest sleep of an idle capture thread.
 const WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two looks whether the spool has room again.
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// How long a run that was broken off lets its shipments arrive.
 const SHIP_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of a difference recorded between two questions whether somebody waits for us: some 10 ms.
+const DIFFERENCE_STEP: usize = 1 << 20;
 /// Between two attempts at a base.
 const BASE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -80,12 +81,12 @@ impl Drop for Run {
 }
 
 impl Run {
-    /// Finds the source as it is and records what its log does not tell.
+    /// Finds the source as it is and records what its log does not tell. `None` when it should begin again.
     pub(super) fn begin(
         driver: &mut Driver,
         mut source: SqliteSource,
         beginning: Beginning,
-    ) -> Result<Self, ProtectError> {
+    ) -> Result<Option<Self>, ProtectError> {
         let options = &driver.options;
         let alive_before = read_alive(options).max(beginning.mark.time);
         if let Some(note) = &beginning.note {
@@ -98,12 +99,17 @@ impl Run {
         }
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
         driver.board.update(|status| status.database = Some(beginning.mark.database));
+        if found::leaves_spool(&beginning, &attach) {
+            // There is a gap already, and nobody should wait for the store.
+            source.release();
+            return wiring::ship_spool(driver, beginning).map(|()| None);
+        }
         let has_history = beginning.state.is_some();
         let base = beginning.base;
-        let Found { mark, table, record, journal, found, spooled, stored } =
+        let Found { mark, table, record, journal, spooled, stored } =
             found::find(driver, &mut source, beginning, &attach)?;
         let (recorder, queue, shipping) =
-            set_up(driver, (mark, table), journal.as_ref(), spooled, stored, alive_before)?;
+            wiring::set_up(driver, (mark, table), journal.as_ref(), spooled, stored, alive_before)?;
         if !matches!(record, Record::Nothing) {
             failpoint::hit("found_not_recorded");
         }
@@ -121,12 +127,18 @@ impl Run {
             alive_before,
             waited_for: WaitedFor::default(),
         };
-        run.record_found(driver, record, found, has_history)?;
-        Ok(run)
+        run.record_found(driver, record, has_history)?;
+        Ok(Some(run))
     }
 
     /// Makes safe what is captured, ships what can be, and lets go of the source.
-    pub(super) fn end(mut self, driver: &Driver, stopping: bool) -> Result<(), ProtectError> {
+    /// Whoever holds the source from here on is looked after meanwhile.
+    pub(super) fn end(
+        mut self,
+        driver: &Driver,
+        stopping: bool,
+        held: &mut Held,
+    ) -> Result<(), ProtectError> {
         let secured = self.recorder.secure();
         if stopping && secured.is_ok() {
             let _ = self.recorder.ship(Instant::now());
@@ -137,9 +149,13 @@ impl Run {
         self.source.release();
         self.queue.close();
         let patience = if stopping { driver.options.stop_patience } else { SHIP_PATIENCE };
-        let drained =
-            driver.runtime.block_on(async { tokio::time::timeout(patience, &mut self.shipping).await });
-        if drained.is_err() {
+        let until = Instant::now() + patience;
+        while !self.shipping.is_finished() && Instant::now() < until {
+            let slice = async { tokio::time::timeout(CHECK_EVERY, &mut self.shipping).await };
+            let _ = driver.runtime.block_on(slice);
+            held.check();
+        }
+        if !self.shipping.is_finished() {
             tracing::warn!("the store takes too long: the rest waits in the spool for the next start");
         }
         secured
@@ -158,56 +174,76 @@ impl Run {
         &mut self,
         driver: &mut Driver,
         record: Record,
-        found: Option<(Box<dyn Image>, Timestamp)>,
         has_history: bool,
     ) -> Result<(), ProtectError> {
-        let Some((mut image, at)) = found else { return Ok(()) };
-        let commit = Commit { image_pages: image.page_count(), time: at, resume: self.source.resume() };
-        match record {
-            Record::Nothing => self.recorder.resume_from(self.source.resume())?,
-            Record::Difference(found) => self.record_difference(driver, &mut *image, &found, commit)?,
-            Record::Image => {
+        let scan = match record {
+            Record::Nothing => return Ok(()),
+            Record::Place(scan) => {
+                self.recorder.resume_from(self.source.resume())?;
+                scan
+            }
+            Record::Difference(scan) => self.record_difference(driver, scan)?,
+            Record::Image(scan) => {
                 driver.board.base_missing();
-                let table = self.recorder.table().clone();
+                let (table, commit) = (scan.table().clone(), self.found_commit(&scan));
                 self.recorder.record_image(table, commit, has_history, self.alive_before)?;
                 self.base_wanted = true;
+                scan
             }
-        }
+        };
         if self.base_wanted {
             // Its transaction must not be lost while its base is made, or the base would belong to nothing.
             self.recorder.secure()?;
         }
         self.recorder.ship(Instant::now())?;
         if self.base_wanted {
-            self.make_base(driver, image)?;
+            self.make_base(driver, scan.into_image())?;
         }
         Ok(())
     }
 
-    /// Ships what differs between the recorded state and the image, as the transaction that ends a gap.
-    fn record_difference(
-        &mut self,
-        driver: &Driver,
-        image: &mut dyn Image,
-        found: &PageTable,
-        commit: Commit,
-    ) -> Result<(), ProtectError> {
+    /// The transaction that leads to the state that was found.
+    fn found_commit(&self, scan: &Scan) -> Commit {
+        Commit { image_pages: scan.table().pages(), time: scan.at(), resume: self.source.resume() }
+    }
+
+    /// Ships what differs between the recorded state and the one found, as the transaction that ends a gap.
+    ///
+    /// If the source has to be followed meanwhile, pages that were taken already change again and are taken once more.
+    fn record_difference(&mut self, driver: &Driver, mut scan: Scan) -> Result<Scan, ProtectError> {
         self.recorder.expect(TxFlags { ends_gap: true, ..TxFlags::NONE }, self.alive_before)?;
-        let mut buffer = vec![0; image.page_size().bytes()];
-        for page in (1..=image.page_count()).filter_map(PageNo::new) {
-            if self.recorder.table().get(page) == found.get(page) {
-                continue;
+        let mut buffer = vec![0; scan.table().page_size().bytes()];
+        let mut unlooked = 0;
+        loop {
+            let mut moved = false;
+            for page in (1..).map_while(PageNo::new) {
+                if page.get() > scan.table().pages() {
+                    break;
+                }
+                let found = scan.table().get(page);
+                if self.recorder.table().get(page) == found {
+                    continue;
+                }
+                let read = scan.read(page, &mut buffer).map_err(ProtectError::ReadImage)?;
+                if read.map(|()| PageHash::of(page, &buffer)) != found {
+                    return Err(ProtectError::ImageDiffers { position: self.recorder.next_position() });
+                }
+                self.recorder.page(page, &buffer, &mut |_| Previous::Unknown)?;
+                unlooked += buffer.len();
+                if unlooked >= DIFFERENCE_STEP {
+                    unlooked = 0;
+                    driver.go_on()?;
+                    moved |= scan.look(&mut self.source)?;
+                }
             }
-            let read = image.read(page, &mut buffer).map_err(ProtectError::ReadImage)?;
-            if read.map(|()| PageHash::of(page, &buffer)) != found.get(page) {
-                return Err(ProtectError::ImageDiffers { position: self.recorder.next_position() });
+            if !moved {
+                break;
             }
-            self.recorder.page(page, &buffer, &mut |_| Previous::Unknown)?;
         }
-        self.recorder.commit(commit)?;
+        self.recorder.commit(self.found_commit(&scan))?;
         self.recorder.expect_nothing()?;
         driver.board.update(|status| status.gaps_total += 1);
-        Ok(())
+        Ok(scan)
     }
 
     fn make_base(&mut self, driver: &mut Driver, image: Box<dyn Image>) -> Result<(), ProtectError> {
@@ -221,6 +257,7 @@ impl Run {
             state: self.recorder.table().state(),
             image,
             previous: driver.manifest.clone(),
+            after_log: driver.board.has_base(),
             board: driver.board.clone(),
             epoch: driver.board.base_epoch(),
             scratch: driver.options.state.clone(),
@@ -344,14 +381,14 @@ impl Run {
 
     fn obey(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
         loop {
-            match driver.commands.try_recv() {
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
+            match driver.commands.next() {
+                Some(Command::Stop) => {
                     if let Err(error) = self.look() {
                         tracing::warn!(error = %chain(&error), "the last commits may not be captured");
                     }
                     return Ok(Some(Ended::Stopped));
                 }
-                Ok(Command::Flush(reply)) => match self.look() {
+                Some(Command::Flush(reply)) => match self.look() {
                     Ok(_) => {
                         self.recorder.ship(Instant::now())?;
                         let _ = reply.send(self.recorder.point());
@@ -360,7 +397,7 @@ impl Run {
                     Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {}
                     Err(error) => return Err(error.into()),
                 },
-                Err(TryRecvError::Empty) => return Ok(None),
+                None => return Ok(None),
             }
         }
     }
@@ -382,57 +419,12 @@ impl Run {
             "the store takes too little and the spool is full: commits are not captured singly until there is room".into(),
         ));
         while !self.recorder.outbox().has_room() {
-            if let Some(ended) = Self::obey_while_away(driver) {
-                return Ok(Some(ended));
+            if let Some(Command::Stop) = driver.commands.next_within(AWAY_PAUSE) {
+                return Ok(Some(Ended::Stopped));
             }
         }
         Ok(Some(Ended::Again))
     }
-
-    fn obey_while_away(driver: &Driver) -> Option<Ended> {
-        match driver.commands.recv_timeout(Duration::from_millis(200)) {
-            Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => Some(Ended::Stopped),
-            _ => None,
-        }
-    }
-}
-
-/// Makes everything between the source and the store, and sends what the spool held on its way.
-fn set_up(
-    driver: &mut Driver,
-    (mark, table): (Mark, PageTable),
-    journal: Option<&(Mark, PageTable)>,
-    spooled: Vec<Part>,
-    stored: Option<(TxId, Timestamp)>,
-    watched_until: Timestamp,
-) -> Result<(Recorder, OutboxQueue, tokio::task::JoinHandle<()>), ProtectError> {
-    let options = &driver.options;
-    let state = |source| ProtectError::State { folder: options.state.clone(), source };
-    let spool = Spool::open(&options.state, mark.timeline).map_err(state)?;
-    base::sweep(&options.state).map_err(state)?;
-    let queue = OutboxQueue::new(driver.board.clone());
-    let limits = OutboxLimits { memory: options.memory_queue_bytes, spool: options.spool_bytes };
-    let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
-    spooled.into_iter().for_each(|part| outbox.push(part));
-    outbox.ship();
-    let (known, known_table) = journal.map_or((&mark, &table), |(mark, table)| (mark, table));
-    let journal = Journal::start(&options.state, known, known_table).map_err(state)?;
-    let shipper = Shipper {
-        repository: driver.repository.clone(),
-        database: mark.database,
-        timeline: mark.timeline,
-        queue: queue.clone(),
-        board: driver.board.clone(),
-        scratch: options.state.join("spool").join(mark.timeline.key_text()),
-    };
-    let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
-    driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored.map(|(tx, time)| point(tx, time)));
-    let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone(), watched_until);
-    if let (None, Some(point)) = (&driver.manifest, recorder.point()) {
-        let newest = base::newest_manifest(&driver.repository, recorder.database(), point.position);
-        driver.manifest = driver.runtime.block_on(newest);
-    }
-    Ok((recorder, queue, driver.runtime.spawn(shipper.run())))
 }
 
 fn read_alive(options: &ProtectOptions) -> Timestamp {

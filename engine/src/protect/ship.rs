@@ -1,4 +1,8 @@
-//! The shipping task: puts waiting groups of parts into the store, in order of time, and says when they are durable.
+//! The shipping task: puts waiting groups of parts into the store, one after another, and says when they are durable.
+//!
+//! One after another, because the store must never hold a segment without those before it: after a kill the start
+//! would give the numbers behind such a hole to other transactions. It costs nothing: what waits meanwhile travels
+//! together, so a slow store gets larger segments, not more of them at once.
 //!
 //! A put that fails is tried again for ever, with growing pauses: the commits are in memory or in the spool, and the
 //! operator sees the reason in the status. Segments are content-addressed and created only if absent, so a put whose
@@ -6,9 +10,6 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 
 use crate::digest::Hasher;
 use crate::error::Explain;
@@ -23,8 +24,6 @@ use crate::repository::Repository;
 use crate::store::Body;
 use crate::store::keys::SegmentKey;
 
-/// Groups put at the same time.
-const PARALLEL: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How often a busy writer looks for a newer claim of its database.
@@ -44,48 +43,25 @@ pub(crate) struct Shipper {
 impl Shipper {
     /// Runs until the queue is closed and everything in it is durable.
     pub(crate) async fn run(self) {
-        let mut flying = FuturesOrdered::new();
         let mut looked = tokio::time::Instant::now();
-        loop {
-            while flying.len() < PARALLEL
-                && let Some(shipment) = self.queue.take()
-            {
-                flying.push_back(self.put(shipment));
-            }
-            if flying.is_empty() && self.queue.is_finished() {
-                return;
-            }
-            tokio::select! {
-                Some(stored) = flying.next(), if !flying.is_empty() => {
-                    self.stored(&stored);
-                    if looked.elapsed() >= CLAIM_LOOK {
-                        looked = tokio::time::Instant::now();
-                        tell_newer_claim(&self.repository, &self.board, self.database, self.timeline).await;
-                    }
-                }
-                () = self.queue.arrival() => {}
+        while !self.queue.is_finished() {
+            let Some(shipment) = self.queue.take() else {
+                self.queue.arrival().await;
+                continue;
+            };
+            let bytes = self.put(&shipment).await;
+            self.stored(&shipment, bytes);
+            if looked.elapsed() >= CLAIM_LOOK {
+                looked = tokio::time::Instant::now();
+                tell_newer_claim(&self.repository, &self.board, self.database, self.timeline).await;
             }
         }
     }
 
-    /// Puts one group until it is durable.
-    async fn put(&self, shipment: Shipment) -> Stored {
+    /// Puts one group until it is durable; gives its bytes.
+    async fn put(&self, shipment: &Shipment) -> u64 {
         self.board.until_based().await;
-        let mut pause = PAUSE_MIN;
-        loop {
-            match self.try_put(&shipment).await {
-                Ok(bytes) => {
-                    self.board.store_trouble(None);
-                    return Stored { shipment, bytes };
-                }
-                Err(error) => {
-                    self.board.store_trouble(Some(format!("cannot store commits: {}", explained(&error))));
-                    tracing::warn!(error = %chain(&error), "cannot store a segment, trying again in {pause:?}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-            }
-        }
+        until_durable(&self.board, "commits", || self.try_put(shipment)).await
     }
 
     async fn try_put(&self, shipment: &Shipment) -> Result<u64, ProtectError> {
@@ -109,8 +85,7 @@ impl Shipper {
         Ok(bytes)
     }
 
-    fn stored(&self, stored: &Stored) {
-        let Stored { shipment, bytes } = stored;
+    fn stored(&self, shipment: &Shipment, bytes: u64) {
         for part in &shipment.parts {
             let _ = std::fs::remove_file(self.scratch.join(format!(
                 "{}-{}.part",
@@ -135,9 +110,27 @@ impl Shipper {
     }
 }
 
-struct Stored {
-    shipment: Shipment,
-    bytes: u64,
+/// Puts again and again until it is durable, with growing pauses. The status and the log say what is in the way.
+pub(crate) async fn until_durable<F, T, E>(board: &Board, what: &str, put: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: Explain,
+{
+    let mut pause = PAUSE_MIN;
+    loop {
+        match put().await {
+            Ok(stored) => {
+                board.store_trouble(None);
+                return stored;
+            }
+            Err(error) => {
+                board.store_trouble(Some(format!("cannot store {what}: {}", explained(&error))));
+                tracing::warn!(error = %chain(&error), "cannot store {what}, trying again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
 }
 
 /// The digest of a group's bytes; parts in files are read through on a blocking thread.
@@ -206,4 +199,35 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::repository::RepositoryError;
+    use crate::time::Timestamp;
+
+    #[tokio::test]
+    async fn what_cannot_be_put_is_put_again_and_the_status_says_why_and_what_to_do() {
+        let board = Board::new("app", PathBuf::new());
+        let tries = AtomicU32::new(0);
+        let put = || async {
+            let reasons = board.at(Timestamp::now()).reasons;
+            match tries.fetch_add(1, Ordering::Relaxed) {
+                0 => assert!(!reasons.iter().any(|reason| reason.contains("cannot store")), "{reasons:?}"),
+                1 => {
+                    let told = reasons.iter().find(|reason| reason.starts_with("cannot store a base: "));
+                    assert!(told.is_some_and(|told| told.contains("try again")), "{reasons:?}");
+                    return Ok(7);
+                }
+                _ => {}
+            }
+            Err(RepositoryError::Conflict { key: "x".to_owned() })
+        };
+        assert_eq!(until_durable(&board, "a base", put).await, 7);
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
+        assert!(!board.at(Timestamp::now()).reasons.iter().any(|reason| reason.contains("cannot store")));
+    }
 }

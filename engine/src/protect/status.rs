@@ -213,6 +213,18 @@ impl Board {
         self.based.send_replace(false);
     }
 
+    /// Whether the log goes to the store now; else it waits for a base.
+    pub(crate) fn has_base(&self) -> bool {
+        self.lock().has_base
+    }
+
+    /// Waits until this position is in the store with all before it.
+    pub(crate) async fn until_durable(&self, position: Position) {
+        let there = |durable: &Option<Position>| durable.is_some_and(|durable| durable >= position);
+        // The sender lives as long as this does.
+        let _ = self.durable.subscribe().wait_for(there).await;
+    }
+
     /// To be given to [`Board::base_made`] when a base that is begun now is complete.
     pub(crate) fn base_epoch(&self) -> u64 {
         self.lock().base_epoch

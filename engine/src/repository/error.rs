@@ -3,7 +3,7 @@
 use crate::error::{ErrorKind, Explain};
 use crate::ids::{DatabaseId, RepositoryId};
 use crate::random::NoRandomness;
-use crate::store::StoreError;
+use crate::store::{StoreError, keys};
 
 use super::secret::KeyId;
 
@@ -133,6 +133,11 @@ pub enum RepositoryError {
     Randomness(#[from] NoRandomness),
 }
 
+/// Whether it is the marker or a key record: `verify` needs them as everything does.
+fn opens_all(key: &str) -> bool {
+    key == keys::MARKER || key.starts_with("key/")
+}
+
 fn known_names(known: &[String]) -> String {
     let mut names: Vec<&str> = known.iter().take(10).map(String::as_str).collect();
     if known.len() > names.len() {
@@ -201,6 +206,10 @@ impl Explain for RepositoryError {
             }
             Self::KeyUnreadable { .. } => {
                 "A key is one line as `everwhen key init` writes it: everwhen-key-1-…."
+            }
+            Self::Missing { key } | Self::Damaged { key, .. } if opens_all(key) => {
+                "Nothing in the repository can be read without it: bring it back from a copy of the repository, or from \
+                 an older version of the object if the store keeps them."
             }
             Self::Missing { .. } | Self::Damaged { .. } => {
                 "Run `everwhen verify` to see all that is touched, and what is still restorable."

@@ -81,14 +81,28 @@ impl Repository {
     /// The timelines of a database, in order. One listing, and one read for each claim not met before.
     ///
     /// # Errors
-    /// A claim that cannot be read.
+    /// The first claim that cannot be read.
     pub async fn timelines(&self, database: DatabaseId) -> Result<Vec<Timeline>, RepositoryError> {
+        self.timelines_or_errors(database).await?.into_iter().map(|(_, timeline)| timeline).collect()
+    }
+
+    /// Like [`Repository::timelines`], by the keys of the claims, with the error in place of each that cannot be read.
+    ///
+    /// # Errors
+    /// When the claims cannot be listed, or the store fails meanwhile.
+    pub async fn timelines_or_errors(
+        &self,
+        database: DatabaseId,
+    ) -> Result<Vec<(String, Result<Timeline, RepositoryError>)>, RepositoryError> {
         let prefix = keys::timeline_prefix(database);
         let entries = self.store().list_all(&prefix, None).await?;
         let names = entries.iter().map(|entry| entry.key.as_str());
         let mut timelines = Vec::new();
         for winner in once::winners(&prefix, 8, names) {
-            timelines.push(self.timeline(database, &winner).await?);
+            match self.timeline(database, &winner).await {
+                Err(RepositoryError::Store(error)) if !error.is_missing() => return Err(error.into()),
+                timeline => timelines.push((winner.key, timeline)),
+            }
         }
         Ok(timelines)
     }

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use tokio::sync::Semaphore;
 
 use crate::base::{ChunkRef, Manifest, decode_chunk_into};
+use crate::cores::cores;
 use crate::digest::Hasher;
 use crate::restore::progress::{Cancel, Tracker};
 use crate::restore::target::io_error;
@@ -71,8 +72,7 @@ pub(crate) async fn write_base<O: Objects>(
 ) -> Result<(), RestoreError> {
     let hasher = objects.hasher(manifest.database).await?;
     // More than one at a time on a core would only push each other out of its cache.
-    let cores = Semaphore::new(std::thread::available_parallelism().map_or(2, std::num::NonZero::get));
-    let cores = &cores;
+    let working = &Semaphore::new(cores(2));
     let tasks = reads_of(&manifest).into_iter().map(|read| {
         let (manifest, file, hasher) = (Arc::clone(&manifest), Arc::clone(file), hasher.clone());
         async move {
@@ -81,7 +81,7 @@ pub(crate) async fn write_base<O: Objects>(
             let bytes = objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?;
             let got = bytes.len() as u64;
             let path = path.to_owned();
-            let _core = cores.acquire().await.map_err(|_| RestoreError::Stopped)?;
+            let _core = working.acquire().await.map_err(|_| RestoreError::Stopped)?;
             let write = move || write_chunks(&manifest, &hasher, &read, &bytes, &file, &path);
             tokio::task::spawn_blocking(write).await.map_err(|_| RestoreError::Stopped)??;
             tracker.read(got);

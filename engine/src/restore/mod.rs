@@ -161,7 +161,8 @@ pub async fn restore<O: Objects>(
                 if !object.is_some_and(|object| lost.insert(object)) {
                     return Err(first_error.unwrap_or(error));
                 }
-                tracing::warn!("looking for a way around damage: {error}");
+                // Told in the report if there is a way, and in the error if there is none.
+                tracing::info!("looking for a way around damage: {error}");
                 let Some(next) = without(objects, history, &lost).await else {
                     return Err(first_error.unwrap_or(error));
                 };

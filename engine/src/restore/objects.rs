@@ -57,6 +57,14 @@ pub trait Inventory: Objects {
         database: DatabaseId,
     ) -> impl Future<Output = Result<Vec<Timeline>, ReadError>> + Send;
 
+    /// The claims of timelines, with what is wrong in place of each that is damaged: for those who look for damage.
+    fn claims(
+        &self,
+        database: DatabaseId,
+    ) -> impl Future<Output = Result<Vec<Result<Timeline, ReadError>>, ReadError>> + Send {
+        async move { Ok(self.timelines(database).await?.into_iter().map(Ok).collect()) }
+    }
+
     /// The segments of a timeline that begin after a transaction, or all of them.
     fn segments(
         &self,
@@ -122,6 +130,16 @@ pub enum ReadError {
         /// What is wrong with it.
         what: String,
     },
+    /// It is there, and a newer program wrote it.
+    #[error("object {object} is of format {found}, this program reads up to {known}")]
+    Newer {
+        /// Its key.
+        object: String,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
     /// The store did not give it.
     #[error("read object {object}")]
     Store {
@@ -143,11 +161,14 @@ impl ReadError {
         Self::Damaged { object: object.to_string(), what: what.to_string() }
     }
 
-    /// The object and what is wrong with it, if it is missing or damaged.
-    pub(crate) fn finding(&self) -> Option<(&str, &str)> {
+    /// The object and what is wrong with it, if it cannot be read however often that is tried.
+    pub(crate) fn finding(&self) -> Option<(&str, String)> {
         match self {
-            Self::Missing { object } => Some((object, "it is missing")),
-            Self::Damaged { object, what } => Some((object, what)),
+            Self::Missing { object } => Some((object, "it is missing".to_owned())),
+            Self::Damaged { object, what } => Some((object, what.clone())),
+            Self::Newer { object, found, known } => {
+                Some((object, format!("it is of format {found}, this program reads up to {known}")))
+            }
             Self::Store { .. } => None,
         }
     }
@@ -162,7 +183,7 @@ impl ReadError {
 impl Explain for ReadError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Missing { .. } | Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::Missing { .. } | Self::Damaged { .. } | Self::Newer { .. } => ErrorKind::Damaged,
             Self::Store { kind, .. } => *kind,
         }
     }
@@ -171,6 +192,9 @@ impl Explain for ReadError {
         match self {
             Self::Missing { .. } | Self::Damaged { .. } => {
                 Some("`everwhen verify` lists all damage, `everwhen history` what can be restored".to_owned())
+            }
+            Self::Newer { .. } => {
+                Some("use the version of Everwhen that wrote it, or a newer one".to_owned())
             }
             Self::Store { advice, .. } => advice.clone(),
         }

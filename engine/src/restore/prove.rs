@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
+use crate::cores::cores;
 use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
 use crate::restore::RestoreError;
 use crate::restore::progress::{Cancel, Tracker};
@@ -39,7 +40,6 @@ pub(crate) async fn hash_image(
     let stretch = STRETCH_BYTES / image.page_size.get();
     let page_bytes = image.page_size.get();
     let starts = (0..image.pages).step_by(stretch as usize);
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let tasks = starts.map(|before| {
         let (image, count) = (image.clone(), stretch.min(image.pages - before));
         async move {
@@ -51,7 +51,7 @@ pub(crate) async fn hash_image(
             Ok::<_, RestoreError>((before, hashes))
         }
     });
-    let mut done = futures::stream::iter(tasks).buffered(cores);
+    let mut done = futures::stream::iter(tasks).buffered(cores(2));
     let mut state = StateChecksum::EMPTY;
     while let Some(result) = done.next().await {
         let (before, hashes) = result?;

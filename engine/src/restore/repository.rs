@@ -22,6 +22,7 @@ fn read_error(object: impl Into<String>, error: RepositoryError) -> ReadError {
             ReadError::Missing { object: key }
         }
         RepositoryError::Damaged { key, reason } => ReadError::Damaged { object: key, what: reason },
+        RepositoryError::NewerFormat { key, found, known } => ReadError::Newer { object: key, found, known },
         RepositoryError::Store(StoreError::Range { key, range, .. }) => ReadError::Damaged {
             object: key,
             what: format!("it has no bytes {} to {}", range.start, range.end),
@@ -63,7 +64,11 @@ impl Objects for Repository {
 
 impl Inventory for Repository {
     async fn timelines(&self, database: DatabaseId) -> Result<Vec<Timeline>, ReadError> {
-        let claims = Self::timelines(self, database).await;
+        self.claims(database).await?.into_iter().collect()
+    }
+
+    async fn claims(&self, database: DatabaseId) -> Result<Vec<Result<Timeline, ReadError>>, ReadError> {
+        let claims = self.timelines_or_errors(database).await;
         let claims = claims.map_err(|error| read_error("the list of timelines", error))?;
         let timeline = |claim: crate::repository::Timeline| Timeline {
             id: claim.id,
@@ -73,7 +78,10 @@ impl Inventory for Repository {
             host_name: claim.host_name,
             claimed_at: claim.claimed,
         };
-        Ok(claims.into_iter().map(timeline).collect())
+        let read = |(key, claim): (String, Result<_, _>)| {
+            claim.map(timeline).map_err(|error| read_error(key, error))
+        };
+        Ok(claims.into_iter().map(read).collect())
     }
 
     async fn segments(

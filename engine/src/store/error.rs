@@ -222,6 +222,9 @@ impl Explain for StoreError {
                 Provider::of(store).map_or("Check the network and the address.", Provider::address_advice)
             }
             Self::NoCredentials { store, .. } => Provider::of(store)?.credentials_advice(),
+            Self::Denied { store, .. } if Provider::of(store).is_none() => {
+                "Run it as a user who may read and write the folder, as the daemon does."
+            }
             Self::Denied { .. } => {
                 "The credentials need put, get and list on the prefix; delete only for expiry and erasure."
             }
@@ -235,7 +238,9 @@ impl Explain for StoreError {
             Self::Missing { .. } | Self::Differs { .. } | Self::Range { .. } => {
                 "Run `everwhen verify` to see what else is touched."
             }
-            Self::Body { .. } | Self::Failed { .. } => return None,
+            Self::Failed { store, .. } => Provider::of(store)
+                .map_or("Look whether the folder is there and its disk is sound.", Provider::address_advice),
+            Self::Body { .. } => return None,
         };
         Some(text.to_owned())
     }
@@ -270,6 +275,8 @@ mod tests {
         assert!(matches!(sort(io::ErrorKind::PermissionDenied, "read"), StoreError::Denied { .. }));
         assert!(matches!(sort(io::ErrorKind::NotFound, "read"), StoreError::Missing { .. }));
         assert!(matches!(sort(io::ErrorKind::NotFound, "write"), StoreError::Failed { .. }));
+        let denied = sort(io::ErrorKind::PermissionDenied, "read").advice().unwrap();
+        assert!(denied.contains("folder") && !denied.contains("credentials"), "{denied}");
         assert!(sort(io::ErrorKind::StorageFull, "write").is_passing());
         assert!(!sort(io::ErrorKind::PermissionDenied, "write").is_passing());
     }

@@ -53,6 +53,9 @@ pub(super) fn sorted(
         Some(404) if action == "list" || has(text, &BUCKETS) => StoreError::NoBucket { store, source },
         Some(404) if action != "write" => StoreError::Missing { store, key },
         Some(404) if !text.contains("NoSuchUpload") => StoreError::NoBucket { store, source },
+        // It is elsewhere: in another region, as a rule.
+        Some(300..=399) => StoreError::NoBucket { store, source },
+        None if text.contains("Received redirect") => StoreError::NoBucket { store, source },
         Some(403) => StoreError::Denied { store, action, key, source },
         Some(507) => StoreError::Full { store, key, source },
         _ if text.contains("QuotaExceeded") => StoreError::Full { store, key, source },
@@ -158,6 +161,9 @@ mod tests {
         assert!(matches!(of("write", &with("404 Not Found: NoSuchUpload")), StoreError::Failed { .. }));
         assert!(matches!(of("read", &with("404 Not Found: BlobNotFound")), StoreError::Missing { .. }));
         assert!(matches!(of("delete", "reason (code: 403)"), StoreError::Denied { .. }));
+        let redirect =
+            "Received redirect without LOCATION, this normally indicates an incorrectly configured region";
+        assert!(matches!(of("read", redirect), StoreError::NoBucket { .. }));
     }
 
     #[test]

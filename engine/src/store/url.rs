@@ -67,7 +67,10 @@ fn bucket(
     let wrong = |reason: &str| StoreError::Url { url: shown(text), reason: reason.to_owned() };
     let (bucket, prefix) = bucket_and_prefix(rest).map_err(wrong)?;
     object_store::path::Path::parse(prefix).map_err(|error| wrong(&error.to_string()))?;
-    let (store, named) = network(provider, bucket, settings).map_err(|error| unfit(text, &error))?;
+    let said = said(provider.variables(), settings);
+    are_addresses(&said)
+        .map_err(|reason| StoreError::Settings { store: text.to_owned(), source: Cause(reason) })?;
+    let (store, named) = network(provider, bucket, &said).map_err(|error| unfit(text, &error))?;
     Ok(Arc::new(RemoteStore::new(text.to_owned(), prefix, store, named)))
 }
 
@@ -96,7 +99,14 @@ fn bucket_and_prefix(rest: &str) -> Result<(&str, &str), &'static str> {
         return Err("options and credentials come from the environment, not from the address");
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if bucket.is_empty() { Err("the bucket is missing") } else { Ok((bucket, prefix.trim_matches('/'))) }
+    if bucket.is_empty() {
+        return Err("the bucket is missing");
+    }
+    // Anything else would end in a request that cannot be written down.
+    if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c)) {
+        return Err("the bucket's name has characters that no bucket has");
+    }
+    Ok((bucket, prefix.trim_matches('/')))
 }
 
 /// Attempts within one step of [`RemoteStore`]; together they stay within its deadline.
@@ -130,6 +140,19 @@ fn said(prefix: &str, settings: &[(String, String)]) -> Vec<(String, String)> {
     environment.chain(settings.iter().cloned()).filter(|(_, value)| !value.is_empty()).collect()
 }
 
+/// The drivers take any text for the address of a server, and panic when a request is to be signed for it.
+fn are_addresses(said: &[(String, String)]) -> Result<(), String> {
+    let is_address =
+        |name: &str| ["ENDPOINT", "ENDPOINT_URL", "BASE_URL"].iter().any(|end| name.ends_with(end));
+    let is_of_web = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    match said.iter().find(|(name, value)| is_address(name) && !Url::parse(value).is_ok_and(is_of_web)) {
+        Some((name, value)) => {
+            Err(format!("{name} is '{}', expected http://HOST or https://HOST", shown(value)))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The setting of a provider that a variable is, if it is one.
 fn key<K: FromStr>(name: &str) -> Option<K> {
     name.to_ascii_lowercase().parse().ok()
@@ -143,20 +166,19 @@ fn named(said: &[(String, String)], variables: &[&str]) -> bool {
 /// A client, and whether the environment named credentials for it.
 type Opened = (Box<dyn ObjectStore>, bool);
 
-fn network(provider: Provider, bucket: &str, settings: &[(String, String)]) -> Result<Opened, Error> {
-    let said = said(provider.variables(), settings);
+fn network(provider: Provider, bucket: &str, said: &[(String, String)]) -> Result<Opened, Error> {
     match provider {
         Provider::S3 => {
-            let store = s3(&said).with_bucket_name(bucket).with_retry(retry()).build()?;
-            Ok((Box::new(store), named(&said, &S3_CREDENTIALS)))
+            let store = s3(said).with_bucket_name(bucket).with_retry(retry()).build()?;
+            Ok((Box::new(store), named(said, &S3_CREDENTIALS)))
         }
         Provider::Google => {
-            let store = google(&said).with_bucket_name(bucket).with_retry(retry()).build()?;
-            Ok((Box::new(store), named(&said, &GOOGLE_CREDENTIALS) || application_default()))
+            let store = google(said).with_bucket_name(bucket).with_retry(retry()).build()?;
+            Ok((Box::new(store), named(said, &GOOGLE_CREDENTIALS) || application_default()))
         }
         Provider::Azure => {
-            let store = azure(&said).with_container_name(bucket).with_retry(retry()).build()?;
-            Ok((Box::new(store), named(&said, &AZURE_CREDENTIALS)))
+            let store = azure(said).with_container_name(bucket).with_retry(retry()).build()?;
+            Ok((Box::new(store), named(said, &AZURE_CREDENTIALS)))
         }
     }
 }
@@ -258,9 +280,18 @@ mod tests {
 
     #[test]
     fn texts_that_name_no_store_say_why() {
-        for text in
-            ["", " ", "ftp://x", "s3://", "s3:///prefix", "memory://", "file://host/x", "s3://b/p?x=1"]
-        {
+        for text in [
+            "",
+            " ",
+            "ftp://x",
+            "s3://",
+            "s3:///prefix",
+            "memory://",
+            "file://host/x",
+            "s3://b/p?x=1",
+            "s3://bu cket/x",
+            "gs://bü/x",
+        ] {
             let error = open(text, &[]).unwrap_err();
             assert!(matches!(error, StoreError::Url { .. }), "{text}: {error}");
         }
@@ -304,6 +335,24 @@ mod tests {
         assert!(matches!(error, StoreError::Settings { .. }), "{error:?}");
         let error = open("s3://bucket/x", &[("AWS_ACCESS_KEY_ID", "half")]);
         assert!(matches!(error, StoreError::NoCredentials { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_server_whose_address_is_none_is_told_by_its_variable() {
+        for (url, name) in [
+            ("s3://bucket/x", "AWS_ENDPOINT_URL"),
+            ("s3://bucket/x", "AWS_ENDPOINT"),
+            ("gs://bucket/x", "GOOGLE_BASE_URL"),
+            ("az://container/x", "AZURE_STORAGE_ENDPOINT"),
+        ] {
+            for value in ["nonsense", "localhost:9000", "http://", "ftp://host", "http://a b/"] {
+                let error = open(url, &settings(&[(name, value)])).unwrap_err();
+                let StoreError::Settings { source, .. } = error else { panic!("{name}={value}: {error:?}") };
+                assert!(source.0.contains(name), "{name}={value}: {source:?}");
+            }
+        }
+        let said = [("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_SKIP_SIGNATURE", "true")];
+        assert!(open("s3://bucket/x", &settings(&said)).is_ok());
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::ids::{DatabaseId, Digest, TimelineId, TxId};
 use crate::restore::{Objects, ReadError, RestoreError, open_manifest};
 use crate::segment::{Part, Prologue, SegmentError, SegmentHeader, chain_start, parts};
 use crate::store::keys::{SegmentKey, pack_key};
+use crate::transaction::Transaction;
+use crate::verify::twice::{Twice, overlapping};
 use crate::verify::{Problem, VerifyOptions, VerifyProgress, VerifyReport};
 
 /// Segments up to this size are read and decoded whole.
@@ -26,13 +28,14 @@ const AT_A_TIME: usize = 8;
 struct Checked {
     bytes: u64,
     headers: Vec<SegmentHeader>,
+    transactions: Vec<Transaction>,
     manifest: Option<Manifest>,
     problem: Option<Problem>,
 }
 
 impl Checked {
     fn sound(bytes: u64) -> Self {
-        Self { bytes, headers: Vec::new(), manifest: None, problem: None }
+        Self { bytes, headers: Vec::new(), transactions: Vec::new(), manifest: None, problem: None }
     }
 }
 
@@ -55,10 +58,14 @@ pub(crate) async fn verify_objects<O: Objects>(
         ..VerifyProgress::default()
     };
     let mut chain = Chain::new(history);
-    let checks = segments.iter().map(|entry| check_segment(objects, *entry));
+    let (shared, mut twice, mut order) = (overlapping(&segments), Twice::default(), segments.iter());
+    let checks = segments.iter().enumerate();
+    let checks = checks.map(|(at, entry)| check_segment(objects, *entry, shared.contains(&at)));
     each(checks, options, report, &mut progress, |report, checked| {
         report.segments += 1;
         checked.headers.iter().for_each(|header| chain.add(header));
+        let entry = order.next();
+        report.problems.extend(entry.and_then(|entry| twice.add(&entry.key, &checked.transactions)));
     })
     .await?;
     report.problems.extend(chain.problems(database));
@@ -113,11 +120,20 @@ fn finding(result: Result<Checked, ReadError>) -> Result<Checked, ReadError> {
     }
 }
 
-async fn check_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Result<Checked, ReadError> {
-    finding(if entry.size <= WHOLE_BYTES_MAX {
+/// Keeps its transactions only if another segment has some of them too.
+async fn check_segment<O: Objects>(
+    objects: &O,
+    entry: SegmentEntry,
+    shared: bool,
+) -> Result<Checked, ReadError> {
+    let checked = finding(if entry.size <= WHOLE_BYTES_MAX {
         check_whole_segment(objects, entry.key).await
     } else {
         check_large_segment(objects, entry).await
+    });
+    checked.map(|checked| match shared {
+        true => checked,
+        false => Checked { transactions: Vec::new(), ..checked },
     })
 }
 
@@ -127,15 +143,15 @@ async fn check_whole_segment<O: Objects>(objects: &O, key: SegmentKey) -> Result
     let work = move || {
         let checked = |part: Result<Part, SegmentError>| {
             let part = part?;
-            part.check().map(|()| part.prologue.header)
+            part.check().map(|()| (part.prologue.header, part.prologue.transactions))
         };
-        parts(&bytes).map(checked).collect::<Result<_, _>>()
+        parts(&bytes).map(checked).collect::<Result<(Vec<_>, Vec<_>), _>>()
     };
     let checked = tokio::task::spawn_blocking(work).await;
     let checked = checked.map_err(|error| ReadError::damaged(&key, &error))?;
-    let headers: Vec<SegmentHeader> = checked.map_err(|error| ReadError::damaged(&key, &error))?;
+    let (headers, transactions) = checked.map_err(|error| ReadError::damaged(&key, &error))?;
     agree(&key, &headers)?;
-    Ok(Checked { headers, ..Checked::sound(len) })
+    Ok(Checked { headers, transactions: transactions.concat(), ..Checked::sound(len) })
 }
 
 /// Reads it piece by piece: its digest, and the parts' tables and chains.
@@ -143,7 +159,7 @@ async fn check_large_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Re
     let key = entry.key;
     let damaged = |what: &dyn std::fmt::Display| ReadError::damaged(&key, &what.to_string());
     let mut hashing = objects.hasher(key.database).await?.start();
-    let mut headers = Vec::new();
+    let (mut headers, mut transactions) = (Vec::new(), Vec::new());
     // The part under way: its tables once they are there, and the digest of its frames so far.
     let mut pending = BytesMut::new();
     let mut part: Option<(Prologue, u64, crate::digest::Hashing)> = None;
@@ -164,6 +180,7 @@ async fn check_large_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Re
                 }
                 prologue.check_chain(frames.finish()).map_err(|error| damaged(&error))?;
                 headers.push(prologue.header.clone());
+                transactions.append(&mut prologue.transactions);
                 part = None;
             }
             let needed = Prologue::needed(&pending).map_err(|error| damaged(&error))?;
@@ -184,7 +201,7 @@ async fn check_large_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Re
         return Err(damaged(&format!("its bytes have digest {found}")));
     }
     agree(&key, &headers)?;
-    Ok(Checked { headers, ..Checked::sound(entry.size) })
+    Ok(Checked { headers, transactions, ..Checked::sound(entry.size) })
 }
 
 /// The parts' headers together must say what the key says.

@@ -11,6 +11,7 @@
 
 mod deep;
 mod fast;
+mod twice;
 
 #[cfg(test)]
 mod tests;
@@ -23,9 +24,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{ErrorKind, Explain};
-use crate::history::History;
+use crate::history::{Findings, History};
 use crate::ids::{DatabaseId, Digest, Position};
-use crate::restore::{Cancel, Objects, Options, ReadError, RestoreError};
+use crate::restore::{Cancel, Inventory, Objects, Options, ReadError, RestoreError};
 
 /// What is wrong, and with what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -140,7 +141,38 @@ impl Explain for VerifyError {
     }
 }
 
-/// Verifies one database. `packs` are all packs that are there, with their sizes.
+/// Verifies all that a repository holds of a database: what exists of it is read anew, and a claim that is damaged is a
+/// problem like any other.
+///
+/// # Errors
+/// [`VerifyError`] when the store or the disk fails. What is wrong with the repository is in the report.
+pub async fn verify_database<O: Inventory>(
+    objects: &O,
+    database: DatabaseId,
+    options: &VerifyOptions<'_>,
+) -> Result<VerifyReport, VerifyError> {
+    let failed = |error: ReadError| VerifyError::from(RestoreError::from(error));
+    let mut findings = Findings {
+        seen: objects.seen(database).await.map_err(failed)?,
+        bases: objects.bases(database).await.map_err(failed)?,
+        segments: objects.all_segments(database).await.map_err(failed)?,
+        timelines: Vec::new(),
+    };
+    let mut problems = Vec::new();
+    for claim in objects.claims(database).await.map_err(failed)? {
+        match claim {
+            Ok(timeline) => findings.timelines.push(timeline),
+            Err(error) => problems.push(Problem::of(&error).ok_or_else(|| failed(error))?),
+        }
+    }
+    let packs = objects.packs(database).await.map_err(failed)?;
+    let mut report = verify(objects, &History::build(database, findings), &packs, options).await?;
+    report.problems.splice(0..0, problems);
+    tell_once(&mut report.problems);
+    Ok(report)
+}
+
+/// Verifies a history. `packs` are all packs that are there, with their sizes.
 ///
 /// # Errors
 /// [`VerifyError`] when the store or the disk fails. What is wrong with the repository is in the report.
@@ -166,18 +198,22 @@ pub async fn verify<O: Objects>(
         elapsed_ms: 0,
     };
     fast::verify_objects(objects, history, packs, options, &mut report).await?;
-    if history.segments().next().is_some() && history.windows().is_empty() {
+    if history.segments().next().is_some() && history.bases().next().is_none() {
         let what = "nothing can be rebuilt: there is no base that the log could be replayed on";
         report.problems.push(Problem::new(&"history", &what));
     }
     if let Some(folder) = options.deep_in {
         deep::verify_states(objects, history, folder, options, &mut report).await?;
     }
-    // The deep part meets what the fast part found, and one lost key is in the way of many objects.
-    let mut told = BTreeSet::new();
-    report.problems.retain(|problem| told.insert(problem.clone()));
+    tell_once(&mut report.problems);
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
+}
+
+/// The deep part meets what the fast part found, and one lost key is in the way of many objects.
+fn tell_once(problems: &mut Vec<Problem>) {
+    let mut told = BTreeSet::new();
+    problems.retain(|problem| told.insert(problem.clone()));
 }
 
 /// Damage becomes a problem of the report; anything else ends the verification.

@@ -123,6 +123,37 @@ fn a_base_that_is_another_image_than_the_log_leads_to_is_found_by_deep_only() {
 }
 
 #[test]
+fn two_transactions_of_one_number_are_found_however_their_segments_are_cut() {
+    // The same history up to a kill; then the same numbers for other transactions.
+    let until_the_kill = |pages: &[u32], cut_each: bool, seed: u64| {
+        let mut world = World::new(PageSize::MIN, 20);
+        world.commit(20, &[(1, 7)]);
+        world.cut();
+        for (&page, seed) in pages.iter().zip(seed..) {
+            world.commit(20, &[(page, seed)]);
+            if cut_each {
+                world.cut();
+            }
+        }
+        world.cut();
+        world
+    };
+    let mut world = until_the_kill(&[2, 3, 4, 5, 6], false, 100);
+    for (seed, sound) in [(100, true), (200, false)] {
+        let other = until_the_kill(&[2, 3, 4], true, seed);
+        for entry in other.findings.segments {
+            let key = entry.key.to_string();
+            world.objects.put(&key, other.objects.bytes(&key));
+            world.findings.segments.push(entry);
+        }
+        let report = verify_world(&world, false);
+        assert_eq!(report.is_sound(), sound, "{report:?}");
+        let told = |problem: &Problem| problem.what.contains("another transaction");
+        assert_eq!(report.problems.iter().any(told), !sound);
+    }
+}
+
+#[test]
 fn a_large_segment_is_checked_in_pieces() {
     let mut world = World::new(PageSize::MAX, 2);
     let pages: Vec<(u32, u64)> = (1..400).map(|page| (page, u64::from(page) * 3 + 1)).collect();

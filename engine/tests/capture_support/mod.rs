@@ -21,7 +21,6 @@ pub struct Model {
     pub pages: BTreeMap<u32, Vec<u8>>,
     pending: BTreeMap<u32, Vec<u8>>,
     pub commits: Vec<Commit>,
-    pub seen_at: Vec<Timestamp>,
     pub image_pages: u32,
     /// Previous versions the source gave, and how many of them were the right ones.
     pub previous_given: u64,
@@ -80,7 +79,6 @@ impl Sink for Model {
         self.pages.append(&mut self.pending);
         self.pages.split_off(&(commit.image_pages + 1));
         self.image_pages = commit.image_pages;
-        self.seen_at.push(now);
         if self.keep_states {
             self.states.push(self.state());
         }
