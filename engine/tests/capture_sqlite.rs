@@ -41,6 +41,7 @@ fn each_commit_is_one_transaction_and_the_image_follows() {
     assert_eq!(rig.model.commits.len(), 2_800);
     assert_eq!(rig.model.previous_missing, 0);
     assert_eq!(rig.model.previous_given, rig.model.previous_right);
+    assert_eq!(rig.model.previous_given, rig.model.previous_certain);
     assert_eq!(count(&rig.model.open_copy(folder.path(), 4096)), 2_800);
     rig.run_until(|rig| rig.poll().idle);
     insert(&app, 5);

@@ -4,8 +4,19 @@ use crate::page::{PageNo, PageSize};
 use crate::time::Timestamp;
 
 /// Reads the version of a page as it was before the transaction under way into the buffer (made page-sized).
-/// `false` when the source cannot say; then the page is stored whole.
-pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> bool;
+pub type PreviousPage<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> Previous;
+
+/// What a source knows of the version of a page before the transaction under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Previous {
+    /// Nothing: the page is stored whole.
+    Unknown,
+    /// It may be the one in the buffer.
+    Perhaps,
+    /// It is the one in the buffer, of a page that was ever written. If that is not what was captured, the source
+    /// is not what was captured.
+    Certain,
+}
 
 /// The end of one captured transaction.
 #[derive(Clone, Debug)]
@@ -51,6 +62,10 @@ pub trait Sink {
 
     /// Forget the pages of the transaction under way: the source will hand it over anew.
     fn rollback(&mut self);
+
+    /// The source may have another state than the one captured. Whoever goes on after the last commit must compare them;
+    /// what that commit says of where to go on counts no more.
+    fn distrust(&mut self);
 
     /// Called before the source lets go of its log: when this returns, a kill -9 of this process loses none of the
     /// transactions committed so far (they are durable in the store, or in the local spool).

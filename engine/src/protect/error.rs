@@ -6,6 +6,7 @@ use crate::base::BaseError;
 use crate::capture::sqlite::{CaptureError, SqliteSourceError};
 use crate::error::{ErrorKind, Explain};
 use crate::ids::{DatabaseId, Position};
+use crate::page::PageNo;
 use crate::repository::RepositoryError;
 use crate::segment::{EncodeError, SegmentError};
 
@@ -95,6 +96,14 @@ pub enum ProtectError {
     #[error("the image at {position} does not have the state that was captured")]
     ImageDiffers {
         /// Where.
+        position: Position,
+    },
+    /// The source was written to behind its own back, or lost what it had; it is compared anew.
+    #[error("page {page} of the source is not what was captured before {position}")]
+    SourceDiffers {
+        /// The page.
+        page: PageNo,
+        /// The transaction that changes it.
         position: Position,
     },
     /// After an error that was told before: the next run begins where all is there.

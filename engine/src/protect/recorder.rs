@@ -11,7 +11,7 @@
 
 use std::time::Instant;
 
-use crate::capture::sink::{Commit, PreviousPage, Sink};
+use crate::capture::sink::{Commit, Previous, PreviousPage, Sink};
 use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Position, TxId};
@@ -55,6 +55,8 @@ pub(crate) struct Recorder {
     pages: u32,
     /// Why the open part cannot go on after a rollback.
     broken: Option<EncodeError>,
+    /// The source is not what is recorded.
+    differs: bool,
     /// Something that is captured was lost on its way to the outbox: what follows would have a hole before it.
     lost: bool,
     last_shipped: Option<Instant>,
@@ -99,6 +101,7 @@ impl Recorder {
             previous: Vec::new(),
             pages: 0,
             broken: None,
+            differs: false,
             lost: false,
             last_shipped: None,
         }
@@ -332,7 +335,13 @@ impl Sink for Recorder {
         let wants = known.is_some() && self.open_part()?.encoder.wants_previous(page);
         let mut buffer = std::mem::take(&mut self.previous);
         // Only a previous version with the very hash we recorded may serve: never guess.
-        let usable = wants && previous(&mut buffer) && Some(PageHash::of(page, &buffer)) == known;
+        let previous = if wants { previous(&mut buffer) } else { Previous::Unknown };
+        let usable = previous != Previous::Unknown && Some(PageHash::of(page, &buffer)) == known;
+        if previous == Previous::Certain && !usable && !is_zeros(page, known, &buffer) {
+            self.previous = buffer;
+            self.differs = true;
+            return Err(ProtectError::SourceDiffers { page, position: self.next_position() });
+        }
         let result = self.open_part()?.encoder.page(page, image, usable.then_some(buffer.as_slice()));
         self.previous = buffer;
         Ok(result?)
@@ -393,10 +402,23 @@ impl Sink for Recorder {
         if let Some(open) = &mut self.open {
             self.broken = open.encoder.rollback().err();
         }
+        if std::mem::take(&mut self.differs) {
+            self.forget_resume();
+        }
+    }
+
+    fn distrust(&mut self) {
+        self.forget_resume();
     }
 
     fn secure(&mut self) -> Result<(), ProtectError> {
         self.close_part()?;
         self.outbox.secure()
     }
+}
+
+/// Whether a page is recorded as zeros: the table takes a page for that when the image grows past it without its being
+/// written, and then the source may have anything there.
+fn is_zeros(page: PageNo, known: Option<PageHash>, buffer: &[u8]) -> bool {
+    known == Some(PageHash::of(page, &vec![0; buffer.len()]))
 }

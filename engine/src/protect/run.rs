@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::base::Manifest;
-use crate::capture::sink::{Commit, Image, Sink};
+use crate::capture::sink::{Commit, Image, Previous, Sink};
 use crate::capture::sqlite::{CaptureError, Polled, SourceEvent, SqliteSource};
 use crate::failpoint;
 use crate::page::{PageHash, PageNo};
@@ -228,7 +228,7 @@ impl Run {
                 if read.map(|()| PageHash::of(page, &buffer)) != found {
                     return Err(ProtectError::ImageDiffers { position: self.recorder.next_position() });
                 }
-                self.recorder.page(page, &buffer, &mut |_| false)?;
+                self.recorder.page(page, &buffer, &mut |_| Previous::Unknown)?;
                 unlooked += buffer.len();
                 if unlooked >= DIFFERENCE_STEP {
                     unlooked = 0;

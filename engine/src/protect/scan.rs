@@ -175,6 +175,9 @@ impl Sink for Changes {
         self.pending.clear();
     }
 
+    /// Whoever scans finds that the source has changed, and begins anew.
+    fn distrust(&mut self) {}
+
     /// Nothing is promised of these transactions: what counts is the state that they lead to.
     fn secure(&mut self) -> Result<(), Infallible> {
         Ok(())
@@ -189,6 +192,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::capture::sink::Previous;
     use crate::capture::sqlite::SqliteOptions;
     use crate::page::PageSize;
 
@@ -273,7 +277,7 @@ mod tests {
         let mut changes = Changes::default();
         let mut commit = |written: &[u32], image_pages| {
             for number in written {
-                changes.page(page(*number), &[7; 512], &mut |_| false).unwrap();
+                changes.page(page(*number), &[7; 512], &mut |_| Previous::Unknown).unwrap();
             }
             let time = Timestamp::from_micros(0);
             changes.commit(Commit { image_pages, time, resume: Vec::new() }).unwrap();

@@ -12,6 +12,8 @@ use crate::page::PageSize;
 pub const HEAD_LEN: usize = 96;
 /// Where the number of backfilled frames stands.
 pub const BACKFILL_OFFSET: u64 = 96;
+/// Where stands how many frames were, or may have been, written to the database file. Old versions of SQLite leave it 0.
+pub const BACKFILL_ATTEMPTED_OFFSET: u64 = 128;
 /// The byte whose lock makes a connection the one writer.
 pub const WRITE_LOCK_OFFSET: u64 = 120;
 /// The byte whose lock makes a connection the one checkpointer.

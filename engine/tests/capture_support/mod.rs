@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use everwhen_engine::capture::sink::{Commit, Image, PreviousPage, Sink};
+use everwhen_engine::capture::sink::{Commit, Image, Previous, PreviousPage, Sink};
 use everwhen_engine::capture::sqlite::{Attach, Polled, SourceEvent, SqliteOptions, SqliteSource};
 use everwhen_engine::capture::watch::Waker;
 use everwhen_engine::page::{PageHash, PageNo, StateChecksum};
@@ -24,9 +24,11 @@ pub struct Model {
     pub image_pages: u32,
     /// Previous versions the source gave, and how many of them were the right ones.
     pub previous_given: u64,
+    pub previous_certain: u64,
     pub previous_right: u64,
     pub previous_missing: u64,
     pub secured: u64,
+    pub distrusted: u64,
     /// Commits whose times nobody saw.
     pub unwatched: u64,
     pub unwatched_since: Option<Timestamp>,
@@ -49,8 +51,14 @@ impl Sink for Model {
         }
         if let Some(known) = self.pages.get(&page.get()) {
             let mut buffer = Vec::new();
-            if previous(&mut buffer) {
+            let previous = previous(&mut buffer);
+            if previous != Previous::Unknown {
+                assert!(
+                    previous == Previous::Perhaps || &buffer == known,
+                    "a wrong version of page {page} as certain"
+                );
                 self.previous_given += 1;
+                self.previous_certain += u64::from(previous == Previous::Certain);
                 self.previous_right += u64::from(&buffer == known);
             } else {
                 self.previous_missing += 1;
@@ -90,6 +98,11 @@ impl Sink for Model {
 
     fn rollback(&mut self) {
         self.pending.clear();
+    }
+
+    fn distrust(&mut self) {
+        assert!(self.pending.is_empty());
+        self.distrusted += 1;
     }
 
     fn secure(&mut self) -> Result<(), Refused> {

@@ -52,7 +52,8 @@ impl SqliteSource {
             }
         };
         links::identify(&path)?;
-        if let Some(kind) = files::network_file_system(&path).filter(|_| !options.allow_network_file_system) {
+        let network = files::network_file_system(&path);
+        if let Some(kind) = network.filter(|_| !options.allow_network_file_system) {
             return Err(SqliteSourceError::NetworkFileSystem { path, kind });
         }
         let now = Instant::now();
@@ -67,7 +68,10 @@ impl SqliteSource {
             frames: Frames::default(),
             slot: Slot::Either,
             opening: None,
+            found: Place::default(),
             change: 0,
+            stamp: None,
+            tells_times: network.is_none(),
             unpinned: false,
             unproven: None,
             unplaced: true,
@@ -102,6 +106,8 @@ impl SqliteSource {
         self.seen = [0; HEAD_LEN + 4];
         self.pace = Pace::new(Instant::now());
         self.hot_since = None;
+        self.stamp = None;
+        self.is_overwritten()?;
         self.opening = self.look()?.map(|look| Place::of(look.head));
         Ok(())
     }
@@ -120,6 +126,7 @@ impl SqliteSource {
         if let Some(page_size) = look.head.page_size.filter(|_| look.head.frames > 0) {
             self.page_size = page_size;
         }
+        self.found = Place::of(look.head);
         let opening = self.opening.take();
         let decision = match resume.map(ResumePoint::decode) {
             None => Err(Break::other("there is no resume point")),

@@ -8,7 +8,7 @@ use super::links::Links;
 use super::log::{self, HandOver, LastFrames, LogFile, Range, Span};
 use super::resume::ResumePoint;
 use super::{Place, SqliteSource, SqliteSourceError, Trouble};
-use crate::capture::sink::{Commit, Sink};
+use crate::capture::sink::{Commit, Previous, Sink};
 use crate::capture::sqlite_ffi;
 use crate::page::PageNo;
 use crate::sqlite::index::{IndexError, IndexHead};
@@ -107,6 +107,7 @@ impl SqliteSource {
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
         self.held_images().for_each(|image| image.log_was_reset());
+        self.carry_stamp_over(head.salts);
         self.place = Place { salts: head.salts, ..Place::default() };
         self.last_frames.clear();
         self.frames.forget();
@@ -188,6 +189,7 @@ impl SqliteSource {
         let Some(links) = &self.links else { return Ok(()) };
         let log = LogFile { file: &links.wal, page_size: self.page_size };
         let images: Vec<_> = self.images.iter().filter_map(Weak::upgrade).collect();
+        let kept = if self.is_kept_out_of_file(span) { Previous::Certain } else { Previous::Perhaps };
         let (last_frames, known_pages) = (&mut self.last_frames, self.image_pages);
         if span.image_pages < known_pages {
             images.iter().for_each(|held| held.keep_beyond(span.image_pages, links.pinned()));
@@ -195,20 +197,21 @@ impl SqliteSource {
         let outcome = self.frames.hand_over(log, span, |page, frame, image| {
             images.iter().for_each(|held| held.keep(page, links.pinned()));
             let mut previous = |buffer: &mut Vec<u8>| {
-                page.get() <= known_pages && read_previous(links, log, last_frames, page, buffer)
+                let read = page.get() <= known_pages && read_previous(links, log, last_frames, page, buffer);
+                if read { kept } else { Previous::Unknown }
             };
             sink.page(page, image, &mut previous)?;
             last_frames.insert(page, frame);
             Ok(())
         });
-        let outcome = outcome.and_then(|checksum| {
-            let place = Place { salts: self.place.salts, frame: span.last, checksum };
+        let outcome = outcome.and_then(|()| {
+            let place = Place { salts: self.place.salts, frame: span.last, checksum: span.checksum };
             let resume = ResumePoint {
                 inode: links.inode(),
                 page_size: self.page_size,
                 salts: place.salts,
                 frame: place.frame,
-                checksum,
+                checksum: place.checksum,
                 image_pages: span.image_pages,
                 looked: time,
             };
@@ -228,6 +231,13 @@ impl SqliteSource {
                 HandOver::Sink(error) => Trouble::Sink(error),
             }
         })
+    }
+
+    /// Whether no page of the transaction can be in the file yet: it was committed under a pin of ours, which lets only
+    /// what was captured before into it.
+    fn is_kept_out_of_file(&self, span: Span) -> bool {
+        let found = self.found;
+        !self.unpinned && (found.salts != self.place.salts || span.first > found.frame)
     }
 
     /// Whether a further transaction is on its way into the log, behind a frame or into a new generation. (What is left

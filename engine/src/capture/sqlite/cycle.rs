@@ -282,11 +282,12 @@ impl SqliteSource {
     }
 
     /// Copies captured frames into the database file, as far as SQLite lets us. `false` when there was nothing to do.
-    fn backfill(&self) -> super::Result<bool> {
-        let Some(links) = &self.links else { return Ok(false) };
+    fn backfill<E>(&mut self) -> Result<bool, Trouble<E>> {
         if self.look()?.is_some_and(Look::is_backfilled) {
             return Ok(self.slot != Slot::Zero);
         }
+        self.require_own_file()?;
+        let Some(links) = &self.links else { return Ok(false) };
         if links.read_only {
             return Ok(true);
         }
@@ -298,6 +299,8 @@ impl SqliteSource {
                 tracing::warn!(path = %self.path.display(), %error, "the log could not be checkpointed");
             }
         }
+        // What is written to the file from now on is not our doing.
+        self.require_own_file()?;
         Ok(true)
     }
 
@@ -320,7 +323,7 @@ impl SqliteSource {
     /// For a user who may only read. Such a pin cannot be set at the newest commit, and applications checkpoint right
     /// after a commit: the log would never be backfilled to its end, and grow for ever. So past the hard limit we let go
     /// for a moment, and pin again once all is backfilled.
-    fn unpinned_cycle<S: Sink>(
+    pub(super) fn unpinned_cycle<S: Sink>(
         &mut self,
         sink: &mut S,
         transactions: &mut u64,
@@ -358,11 +361,29 @@ impl SqliteSource {
         }
         self.unpinned = true;
         let outcome = self.follow_unpinned(sink, transactions, may);
-        if let Some(links) = &self.links {
-            links.pin_again(self.options.patience)?;
+        if outcome.is_err() {
+            // Pinned, but what was published before is still to be captured: the next look does.
+            self.pin_anew()?;
         }
         let done = outcome?;
-        // What is published now was published, and is kept, under the new pin.
+        self.follow_pinned_anew(sink, transactions)?;
+        Ok(done)
+    }
+
+    /// Pins again. Until all that was published by then is captured, a reset may still have lost something, so that this
+    /// is not what `unpinned` tells.
+    fn pin_anew(&mut self) -> super::Result<()> {
+        self.slot = Slot::Either;
+        self.links.as_ref().map_or(Ok(()), |links| links.pin_again(self.options.patience))
+    }
+
+    /// Ends the time without a pin: what is published after the new one began was, and is, kept.
+    pub(super) fn follow_pinned_anew<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        transactions: &mut u64,
+    ) -> Step<S::Error> {
+        self.pin_anew()?;
         let began = Instant::now();
         let look = loop {
             match self.capture_unless_torn(sink, transactions)? {
@@ -375,10 +396,9 @@ impl SqliteSource {
                 None => std::thread::sleep(LOCK_PAUSE),
             }
         };
-        (self.unpinned, self.slot) = (false, Slot::Either);
-        self.secure(sink)?;
+        self.unpinned = false;
         self.held_images().for_each(|image| image.log_may_be_reset(look));
-        Ok(done)
+        self.secure(sink)
     }
 
     /// Captures while nothing is pinned, until all is backfilled.

@@ -1,8 +1,9 @@
 //! The files of a database: which ones they are, whether they still are the same, and the descriptors we may hold.
 //!
 //! - `-wal`: SQLite takes no locks on it, so we open and close it as we like.
-//! - `-shm`: opened once and **kept for the life of the process**. Closing any descriptor of it would drop all POSIX
-//!   locks this process has on it, those of SQLite's pins among them. That is why [`shared_index`] never gives a file up.
+//! - `-shm`: opened once and **kept as long as it has a name**. Closing any descriptor of it would drop all POSIX
+//!   locks this process has on it, those of SQLite's pins among them. That is why [`shared_index`] gives up only a file
+//!   that was deleted and that no source is on any more.
 //! - the database: never opened by us; see [`crate::capture::sqlite_ffi`].
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
+use super::stamp::Backfill;
 use crate::sqlite::index;
 
 /// Which file a path led to.
@@ -47,19 +49,26 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
 
 static INDEXES: Mutex<Vec<(FileId, Arc<File>)>> = Mutex::new(Vec::new());
 
-/// The process's one descriptor of a `-shm` file, opened for reading at the first call and never closed: other
-/// connections of this process may be on the same file, and we could not know.
+/// The process's one descriptor of a `-shm` file, opened for reading at the first call. It is closed when nobody can come
+/// to the file any more and the last source on it has let go: before that connections of this process may be on it, and
+/// we could not know.
 pub(super) fn shared_index(path: &Path) -> io::Result<(FileId, Arc<File>)> {
     let mut known = INDEXES.lock().unwrap_or_else(PoisonError::into_inner);
     let at_path = FileId::of(&std::fs::metadata(path)?);
     if let Some((id, file)) = known.iter().find(|(id, _)| *id == at_path) {
         return Ok((*id, file.clone()));
     }
+    known.retain(|(_, file)| Arc::strong_count(file) > 1 || has_name(file));
     let file = Arc::new(File::open(path)?);
     // Registered before anything can fail, under the name of what was really opened.
     let id = file.metadata().map_or(at_path, |metadata| FileId::of(&metadata));
     known.push((id, file.clone()));
     Ok((id, file))
+}
+
+/// Whether some path leads to an open file. Not knowing counts as yes.
+fn has_name(file: &File) -> bool {
+    file.metadata().map_or(true, |metadata| metadata.nlink() > 0)
 }
 
 /// Whether one other process holds both the writer's and the checkpointer's lock: a checkpoint that blocks writers is
@@ -95,6 +104,19 @@ pub(super) fn read_head(index: &File) -> io::Result<[u8; index::HEAD_LEN + 4]> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok([0; index::HEAD_LEN + 4]),
         other => other.map(|()| bytes),
     }
+}
+
+/// How much of which log is in the file; `None` while more may be, or nobody knows.
+pub(super) fn read_backfill(index: &File) -> io::Result<Option<Backfill>> {
+    let mut bytes = [0; index::BACKFILL_ATTEMPTED_OFFSET as usize + 4];
+    match index.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let frames = index::native32(&bytes, index::BACKFILL_OFFSET as usize);
+    let attempted = index::native32(&bytes, index::BACKFILL_ATTEMPTED_OFFSET as usize);
+    let head = index::IndexHead::parse(&bytes).ok().filter(|_| attempted <= frames);
+    Ok(head.map(|head| Backfill { salts: head.salts, frames }))
 }
 
 /// The number of backfilled frames.

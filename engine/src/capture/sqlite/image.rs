@@ -115,6 +115,9 @@ impl SqliteSource {
                 Err(Trouble::Source(error)) => return Err(error.into()),
                 Err(Trouble::Sink(error)) => return Err(CaptureError::Sink(error)),
                 Err(Trouble::Passing(_)) if started.elapsed() < self.options.patience => self.frames.forget(),
+                Err(Trouble::Overwritten) => {
+                    return Err(SqliteSourceError::Replaced { path: self.path.clone() }.into());
+                }
                 Err(Trouble::Passing(reason) | Trouble::Lost(reason)) => {
                     tracing::warn!(path = %self.path.display(), reason, "no image: the log is not what was published");
                     return Err(SqliteSourceError::Replaced { path: self.path.clone() }.into());

@@ -1,6 +1,6 @@
 //! The connections to one database, and the pin: the read transaction that keeps its log from being reset.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -124,8 +124,11 @@ impl Links {
         end(&self.path, self.pinned())
     }
 
-    /// Pins anew after [`Links::unpin`].
+    /// Pins anew after [`Links::unpin`], unless that was done.
     pub(super) fn pin_again(&self, patience: Duration) -> Result<()> {
+        if !self.pinned().is_autocommit() {
+            return Ok(());
+        }
         begin_patiently(&self.path, self.pinned(), patience)
     }
 
@@ -145,6 +148,11 @@ impl Links {
             Some(_) if at(&beside(&self.path, "-shm"))? != Some(self.index_id) => Some(Moved::Log),
             Some(_) => None,
         })
+    }
+
+    /// Whether it is the file that is open.
+    pub(super) fn is_database(&self, metadata: &Metadata) -> bool {
+        FileId::of(metadata) == self.database_id
     }
 
     pub(super) fn inode(&self) -> u64 {

@@ -1,11 +1,14 @@
 //! Reading published frames: first all of a range is checked, then its transactions are handed over.
 //!
-//! A range that fits the buffer is read once; a longer one is streamed twice in chunks, so that memory does not grow
-//! with the size of a transaction. Published frames do not change while a pin is held, so both passes see the same.
+//! A range that fits the buffer is read once; a longer one is streamed again in chunks, so that memory does not grow
+//! with the size of a transaction. Published frames do not change while a pin is held; but at times none is, and what is
+//! read again is checked again, a chunk before any page of it is handed over. So a sink is given the very bytes that were
+//! checked, or else learns before the transaction's end that they are not.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 
 use crate::page::{PageNo, PageSize};
@@ -24,6 +27,8 @@ pub(super) struct Frames {
     buffer: Vec<u8>,
     first: u32,
     count: u32,
+    /// What is in the buffer has been found to continue the log.
+    checked: bool,
 }
 
 /// One committed transaction in the log.
@@ -32,6 +37,12 @@ pub(super) struct Span {
     pub(super) first: u32,
     pub(super) last: u32,
     pub(super) image_pages: u32,
+    salts: Salts,
+    order: WordOrder,
+    /// The checksum at the frame before it.
+    before: RunningChecksum,
+    /// The checksum at its last frame.
+    pub(super) checksum: RunningChecksum,
 }
 
 /// A range of frames that is not what was published. Passes, or the log is broken.
@@ -55,7 +66,7 @@ impl Frames {
             return Ok(end);
         }
         let count = end - first + 1;
-        self.count = 0;
+        (self.count, self.checked) = (0, false);
         self.buffer.resize(count as usize * frame_len(page_size), 0);
         file.read_exact_at(&mut self.buffer, wal::frame_offset(first, page_size))?;
         (self.first, self.count) = (first, count);
@@ -76,7 +87,7 @@ impl Frames {
     pub(super) fn survey(&mut self, range: &Range<'_>) -> Result<Vec<Span>, Mismatch> {
         let mut spans: Vec<Span> = Vec::new();
         let mut running = range.before;
-        let mut next_first = range.first;
+        let (mut next_first, mut next_before) = (range.first, range.before);
         let mut repeated: Option<(PageNo, u64)> = None;
         let mut number = range.first;
         while number <= range.last {
@@ -100,13 +111,22 @@ impl Frames {
                             && span.image_pages == size.get()
                             && repeated == Some((header.page, image)) =>
                     {
-                        span.last = at;
+                        (span.last, span.checksum) = (at, running);
                     }
-                    _ => spans.push(Span { first: next_first, last: at, image_pages: size.get() }),
+                    _ => spans.push(Span {
+                        first: next_first,
+                        last: at,
+                        image_pages: size.get(),
+                        salts: range.salts,
+                        order: range.order,
+                        before: next_before,
+                        checksum: running,
+                    }),
                 }
                 repeated = Some((header.page, image));
-                next_first = at + 1;
+                (next_first, next_before) = (at + 1, running);
             }
+            self.checked = true;
             number = end + 1;
         }
         if running != range.published {
@@ -119,20 +139,20 @@ impl Frames {
     }
 
     /// Hands over each page of a transaction once, with the image of its last frame; a page beyond the image's end is
-    /// not part of it. Gives the checksum at its end.
+    /// not part of it.
+    ///
+    /// After an error the pages handed over are to be taken back: some of them may not be of this transaction.
     pub(super) fn hand_over<E>(
         &mut self,
         source: LogFile<'_>,
         span: Span,
         page: impl FnMut(PageNo, u32, &[u8]) -> Result<(), E>,
-    ) -> Result<RunningChecksum, HandOver<E>> {
+    ) -> Result<(), HandOver<E>> {
         if span.last - span.first < LISTED_FRAMES {
-            self.hand_over_listed(source, span, page)?;
+            self.hand_over_listed(source, span, page)
         } else {
-            self.hand_over_backwards(source, span, page)?;
+            self.hand_over_backwards(source, span, page)
         }
-        self.load(source.file, source.page_size, span.last, span.last)?;
-        Ok(self.header(source.page_size, span.last)?.checksum)
     }
 
     fn hand_over_listed<E>(
@@ -141,42 +161,44 @@ impl Frames {
         span: Span,
         mut page: impl FnMut(PageNo, u32, &[u8]) -> Result<(), E>,
     ) -> Result<(), HandOver<E>> {
-        let mut last_of = HashMap::new();
-        if span.first != span.last {
-            self.each(source, span, |number, header, _| {
-                last_of.insert(header.page, number);
-                Ok(())
-            })?;
-        }
-        self.each(source, span, |number, header, image| {
-            let last = last_of.get(&header.page).is_none_or(|last| *last == number);
-            if last && header.page.get() <= span.image_pages {
-                page(header.page, number, image)
-            } else {
-                Ok(())
-            }
-        })
-    }
-
-    fn each<E>(
-        &mut self,
-        source: LogFile<'_>,
-        span: Span,
-        mut visit: impl FnMut(u32, FrameHeader, &[u8]) -> Result<(), E>,
-    ) -> Result<(), HandOver<E>> {
+        let last_of = self.last_of_each_page(source, span)?;
+        let mut running = span.before;
         let mut number = span.first;
         while number <= span.last {
             let end = self.load(source.file, source.page_size, number, span.last)?;
+            running = self.check_again(source, span, number..=end, running)?;
             for at in number..=end {
                 let header = self.header(source.page_size, at)?;
-                let image = self.frame(source.page_size, at).get(FRAME_HEADER_LEN..).unwrap_or_default();
-                visit(at, header, image).map_err(HandOver::Sink)?;
+                let last = last_of.get(&header.page).is_none_or(|last| *last == at);
+                if last && header.page.get() <= span.image_pages {
+                    let image = self.frame(source.page_size, at).get(FRAME_HEADER_LEN..).unwrap_or_default();
+                    page(header.page, at, image).map_err(HandOver::Sink)?;
+                }
             }
             number = end + 1;
         }
-        Ok(())
+        if running == span.checksum { Ok(()) } else { Err(changed(span.last)) }
     }
 
+    /// Not checked: a frame that was overwritten stays so, and the reading after this one finds it.
+    fn last_of_each_page<E>(
+        &mut self,
+        source: LogFile<'_>,
+        span: Span,
+    ) -> Result<HashMap<PageNo, u32>, HandOver<E>> {
+        let mut last_of = HashMap::new();
+        let mut number = span.first;
+        while number <= span.last && span.first != span.last {
+            let end = self.load(source.file, source.page_size, number, span.last)?;
+            for at in number..=end {
+                last_of.insert(self.header(source.page_size, at)?.page, at);
+            }
+            number = end + 1;
+        }
+        Ok(last_of)
+    }
+
+    /// A chunk's chain begins with what the frame before it says of itself, which is checked as the end of the next chunk.
     fn hand_over_backwards<E>(
         &mut self,
         source: LogFile<'_>,
@@ -184,10 +206,18 @@ impl Frames {
         mut page: impl FnMut(PageNo, u32, &[u8]) -> Result<(), E>,
     ) -> Result<(), HandOver<E>> {
         let mut seen = PageSet::default();
-        let mut end = span.last;
+        let (mut end, mut at_end) = (span.last, span.checksum);
         loop {
             let start = end.saturating_sub(Self::chunk_frames(source.page_size) - 1).max(span.first);
+            let before = if start == span.first {
+                span.before
+            } else {
+                read_frame_header(source, start - 1)?.ok_or_else(|| changed(start - 1))?.checksum
+            };
             self.load(source.file, source.page_size, start, end)?;
+            if self.check_again(source, span, start..=end, before)? != at_end {
+                return Err(changed(end));
+            }
             for at in (start..=end).rev() {
                 let header = self.header(source.page_size, at)?;
                 if header.page.get() <= span.image_pages && seen.insert(header.page) {
@@ -198,14 +228,31 @@ impl Frames {
             if start == span.first {
                 return Ok(());
             }
-            end = start - 1;
+            (end, at_end) = (start - 1, before);
         }
     }
 
-    fn header<E>(&self, page_size: PageSize, number: u32) -> Result<FrameHeader, HandOver<E>> {
-        FrameHeader::parse(self.frame(page_size, number)).ok_or_else(|| {
-            HandOver::Log(io::Error::other(format!("frame {number} changed while it was read")))
+    /// Checks loaded frames as [`Frames::survey`] did, unless they are still the ones it has read. Gives the checksum at
+    /// the last one.
+    fn check_again<E>(
+        &self,
+        source: LogFile<'_>,
+        span: Span,
+        frames: RangeInclusive<u32>,
+        before: RunningChecksum,
+    ) -> Result<RunningChecksum, HandOver<E>> {
+        if self.checked {
+            return Ok(self.header(source.page_size, *frames.end())?.checksum);
+        }
+        frames.into_iter().try_fold(before, |running, at| {
+            let bytes = self.frame(source.page_size, at);
+            let header = wal::check_frame(bytes, span.salts, running, span.order);
+            header.map(|header| header.checksum).ok_or_else(|| changed(at))
         })
+    }
+
+    fn header<E>(&self, page_size: PageSize, number: u32) -> Result<FrameHeader, HandOver<E>> {
+        FrameHeader::parse(self.frame(page_size, number)).ok_or_else(|| changed(number))
     }
 }
 
@@ -241,6 +288,10 @@ impl<E> From<io::Error> for HandOver<E> {
     fn from(error: io::Error) -> Self {
         Self::Log(error)
     }
+}
+
+fn changed<E>(frame: u32) -> HandOver<E> {
+    HandOver::Log(io::Error::other(format!("frame {frame} changed while it was read")))
 }
 
 fn frame_len(page_size: PageSize) -> usize {
@@ -364,5 +415,93 @@ impl PageSet {
         let new = *word & mask == 0;
         *word |= mask;
         new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAMES: u32 = 9_000;
+
+    fn salts(generation: u32) -> Salts {
+        Salts(generation, 7)
+    }
+
+    /// One transaction of more than two chunks, in a file without a name.
+    fn written(generation: u32) -> (File, LogFrames) {
+        let (page_size, order) = (PageSize::MIN, WordOrder::Little);
+        let mut bytes = wal::WalHeader::encode(page_size, salts(generation), order).to_vec();
+        let before = wal::WalHeader::parse(&bytes).unwrap().checksum;
+        let mut running = before;
+        for number in 1..=FRAMES {
+            let (page, commit) =
+                (PageNo::new(number % 4_001 + 1).unwrap(), (number == FRAMES).then_some(4_001));
+            let image = (number ^ generation << 20).to_le_bytes().repeat(page_size.bytes() / 4);
+            let commit = commit.and_then(PageNo::new);
+            running = wal::push_frame(&mut bytes, page, commit, &image, salts(generation), running, order);
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        (file, LogFrames { bytes, before, published: running })
+    }
+
+    struct LogFrames {
+        bytes: Vec<u8>,
+        before: RunningChecksum,
+        published: RunningChecksum,
+    }
+
+    /// The pages handed over; `None` when that failed. At each, `meddle` may change the log.
+    fn handed_over(
+        backwards: bool,
+        log: &(File, LogFrames),
+        meddle: impl Fn(usize),
+    ) -> Option<HashMap<PageNo, Vec<u8>>> {
+        let (file, LogFrames { before, published, .. }) = log;
+        let (page_size, order, before, published) = (PageSize::MIN, WordOrder::Little, *before, *published);
+        let range =
+            Range { file, page_size, salts: salts(1), order, first: 1, last: FRAMES, before, published };
+        let mut frames = Frames::default();
+        let [span] = frames.survey(&range).unwrap()[..] else { panic!("one transaction") };
+        let (source, mut pages) = (LogFile { file, page_size }, HashMap::new());
+        let page = |page, _, image: &[u8]| {
+            meddle(pages.len());
+            assert_eq!(pages.insert(page, image.to_vec()), None);
+            Ok::<(), ()>(())
+        };
+        let outcome = if backwards {
+            frames.hand_over_backwards(source, span, page)
+        } else {
+            frames.hand_over_listed(source, span, page)
+        };
+        outcome.is_ok().then_some(pages)
+    }
+
+    #[test]
+    fn both_ways_hand_over_the_last_image_of_each_page() {
+        let log = written(1);
+        let pages = handed_over(false, &log, |_| ()).unwrap();
+        assert_eq!(pages.len(), 4_001);
+        assert_eq!(handed_over(true, &log, |_| ()), Some(pages));
+    }
+
+    #[test]
+    fn a_log_that_is_overwritten_meanwhile_is_not_handed_over_as_what_it_was() {
+        let overwritten = written(2).1.bytes;
+        let expected = handed_over(false, &written(1), |_| ());
+        let cases = [(false, 0), (false, 3_000), (true, 0), (true, 3_000)];
+        for ((backwards, at), part) in cases.iter().flat_map(|case| [1, 4, 8].map(|part| (*case, part))) {
+            let log = written(1);
+            let meddle = |pages| {
+                if pages == at {
+                    log.0.write_all_at(&overwritten[..overwritten.len() / 8 * part], 0).unwrap();
+                }
+            };
+            let pages = handed_over(backwards, &log, meddle);
+            // What had been read by then is right whatever comes.
+            assert!(pages.is_none() || pages == expected, "{backwards} {at} {part}");
+            assert!(pages.is_none() || (!backwards && (at, part) != (0, 8)), "{backwards} {at} {part}");
+        }
     }
 }

@@ -15,7 +15,7 @@
 //! Who does what: `attach` where capture begins, `look` what is published, `commits` handing it over, `wait` until there
 //! is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full images, `kept`
 //! what changes before an image has read it,
-//! `resume` going on after a restart, `files` descriptors and identities of files.
+//! `resume` going on after a restart, `stamp` a file that somebody else has written to, `files` descriptors and identities of files.
 
 mod attach;
 mod commits;
@@ -30,6 +30,9 @@ mod links;
 mod log;
 mod look;
 mod resume;
+mod stamp;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +45,7 @@ use self::cycle::Pace;
 use self::kept::Kept;
 use self::links::Links;
 use self::log::{Frames, LastFrames};
+use self::stamp::Stamp;
 use super::sink::Sink;
 use super::watch::Watcher;
 use crate::page::PageSize;
@@ -111,7 +115,8 @@ pub enum Attach {
     },
 }
 
-/// Something that ends capture of the file that is open. The source has let go; attach again, which will find out.
+/// Something that ends capture of the file that is open. The source has let go, of an overwritten file perhaps not
+/// before it is dropped; attach again, which will find out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SourceEvent {
@@ -121,6 +126,9 @@ pub enum SourceEvent {
     Vanished,
     /// The log or its index was deleted or replaced under SQLite.
     LogReplaced,
+    /// Somebody else than SQLite has written to the file: what was captured may not be what it holds. The sink was told
+    /// ([`Sink::distrust`]).
+    Overwritten,
     /// The log is not what was published, or was reset under the pin: commits may be missing.
     LogLost {
         /// What was found.
@@ -165,8 +173,13 @@ pub struct SqliteSource {
     slot: Slot,
     /// The end of the log when the first pin had begun; `None` when it could not be read.
     opening: Option<Place>,
+    /// The end of the log when capture began: up to there it may have been put into the file before it is captured.
+    found: Place,
     /// The index's count of commits at the captured place.
     change: u32,
+    /// The file when that was looked at last; and whether its file system tells at once when it was modified.
+    stamp: Option<Stamp>,
+    tells_times: bool,
     /// Nothing is pinned: only that count can show that a reset lost nothing.
     unpinned: bool,
     /// The count before a reset that has not been shown to have lost nothing.
@@ -230,6 +243,8 @@ enum Trouble<E> {
     Passing(String),
     /// Commits may be missing.
     Lost(String),
+    /// Somebody else has written to the file.
+    Overwritten,
 }
 
 impl<E> From<SqliteSourceError> for Trouble<E> {
@@ -261,13 +276,19 @@ impl SqliteSource {
             Err(Trouble::Sink(error)) => return Err(CaptureError::Sink(error)),
             Err(Trouble::Passing(reason)) => self.pass_over(reason),
             Err(Trouble::Lost(reason)) => Some(SourceEvent::LogLost { reason }),
+            Err(Trouble::Overwritten) => Some(SourceEvent::Overwritten),
         };
         let event = match self.moved()? {
             Some(moved) => Some(moved),
             None => event,
         };
-        if event.is_some() {
-            self.release();
+        match event {
+            None => {}
+            Some(SourceEvent::Overwritten) => {
+                sink.distrust();
+                self.leave_overwritten()?;
+            }
+            Some(_) => self.release(),
         }
         let idle = transactions == 0 && event.is_none() && self.is_at_rest() && self.hot_since.is_none();
         Ok(Polled { transactions, idle, event })
@@ -282,6 +303,11 @@ impl SqliteSource {
         if self.links.is_none() {
             return Err(SqliteSourceError::NotAttached { path: self.path.clone() }.into());
         }
+        if self.unpinned {
+            // An error came between the loss of the pin and the capture under the next.
+            self.follow_pinned_anew(sink, transactions)?;
+        }
+        self.require_own_file()?;
         if !self.nothing_published()? {
             *transactions += self.capture_published(sink)?;
         }
