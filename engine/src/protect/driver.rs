@@ -48,17 +48,23 @@ impl Driver {
     pub(crate) fn run(mut self, first: Option<SqliteSource>) {
         let (path, sqlite) = (self.options.source.clone(), self.options.sqlite.clone());
         let mut held = Held::new(path, sqlite, self.options.source_log_bytes, first);
-        let mut pause = RETRY_MIN;
+        let (mut pause, mut told) = (RETRY_MIN, None);
         loop {
             let began = Instant::now();
             match self.run_once(&mut held) {
                 Ok(Ended::Stopped) => return,
-                Ok(Ended::Again) => {}
+                Ok(Ended::Again) => told = None,
                 Err(ProtectError::Stopped { .. }) => return,
                 Err(error) => {
                     let kept = if held.is_held() { "; the log is kept meanwhile" } else { "" };
-                    tracing::warn!(error = %chain(&error), "protection is interrupted");
-                    self.board.source_trouble(Some(format!("{}{kept}", explained(&error))));
+                    told.take_if(|_| began.elapsed() > RETRY_MAX);
+                    let trouble = format!("{}{kept}", explained(&error));
+                    if told.replace(trouble.clone()).as_ref() == Some(&trouble) {
+                        tracing::debug!("still: {trouble}");
+                    } else {
+                        tracing::warn!("protection is interrupted: {trouble}");
+                    }
+                    self.board.source_trouble(Some(trouble));
                 }
             }
             pause = if began.elapsed() > RETRY_MAX { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
