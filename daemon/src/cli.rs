@@ -101,7 +101,7 @@ impl Verb {
 /// `--json`, on every command that reports.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Json {
-    /// Report as JSON on standard output; errors as JSON on standard error
+    /// Report as JSON on standard output; errors, and progress once a second, as JSON on standard error
     #[arg(long)]
     pub(crate) json: bool,
 }
