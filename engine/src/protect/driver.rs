@@ -1,29 +1,17 @@
-//! The capture thread of one database, from run to run.
-//!
-//! One [run](Run) goes from a beginning (see [`begin`]) to a stop or to something that breaks the thread: an
-//! error of the source, another file under the same name, a full spool. Then everything that is captured is made
-//! safe, and the next run begins as after a restart: there is one way back, and it is the tested one.
+//! What the capture thread works with, and how it waits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use crate::base::Manifest;
-use crate::capture::sqlite::SqliteSource;
 use crate::capture::watch::Waker;
 use crate::protect::ProtectOptions;
-use crate::protect::begin::{self, Beginning};
-use crate::protect::commands::{Command, Commands};
+use crate::protect::commands::Commands;
 use crate::protect::error::ProtectError;
-use crate::protect::held::{self, Held};
-use crate::protect::run::Run;
-use crate::protect::ship::{chain, explained};
+use crate::protect::held;
 use crate::protect::status::Board;
 use crate::repository::Repository;
-
-const RETRY_MIN: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that outlives one run.
 pub(crate) struct Driver {
@@ -44,50 +32,6 @@ pub(super) enum Ended {
 }
 
 impl Driver {
-    /// Runs until told to stop. Errors are shown in the status and tried again.
-    pub(crate) fn run(mut self, first: Option<SqliteSource>) {
-        let (path, sqlite) = (self.options.source.clone(), self.options.sqlite.clone());
-        let mut held = Held::new(path, sqlite, self.options.source_log_bytes, first);
-        let (mut pause, mut told) = (RETRY_MIN, None);
-        loop {
-            let began = Instant::now();
-            match self.run_once(&mut held) {
-                Ok(Ended::Stopped) => return,
-                Ok(Ended::Again) => told = None,
-                Err(ProtectError::Stopped { .. }) => return,
-                Err(error) => {
-                    let kept = if held.is_held() { "; the log is kept meanwhile" } else { "" };
-                    told.take_if(|_| began.elapsed() > RETRY_MAX);
-                    let trouble = format!("{}{kept}", explained(&error));
-                    if told.replace(trouble.clone()).as_ref() == Some(&trouble) {
-                        tracing::debug!("still: {trouble}");
-                    } else {
-                        tracing::warn!("protection is interrupted: {trouble}");
-                    }
-                    self.board.source_trouble(Some(trouble));
-                }
-            }
-            pause = if began.elapsed() > RETRY_MAX { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
-            if self.told_to_stop_within(pause, &mut held) {
-                return;
-            }
-        }
-    }
-
-    /// Waits before the next run; `true` when told to stop meanwhile.
-    fn told_to_stop_within(&self, pause: Duration, held: &mut Held) -> bool {
-        let until = Instant::now() + pause;
-        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            held.check();
-            match self.commands.next_within(left.min(held::CHECK_EVERY)) {
-                Some(Command::Stop) => return true,
-                // Who waits for a flush is told by the reply that never comes.
-                Some(Command::Flush(_)) | None => {}
-            }
-        }
-        false
-    }
-
     /// An error when told to stop. For long work before capture has begun, when there is nothing to make safe.
     pub(super) fn go_on(&self) -> Result<(), ProtectError> {
         if self.commands.told_to_stop() {
@@ -110,45 +54,6 @@ impl Driver {
             }
             self.go_on()?;
             look()?;
-        }
-    }
-
-    /// Finds where to begin, while the log is kept.
-    fn begin(&self, held: &mut Held) -> Result<Beginning, ProtectError> {
-        let path = held.path().to_owned();
-        let begun = begin::begin(&self.repository, &self.options, &path);
-        self.wait_for(begun, || {
-            held.check();
-            Ok(())
-        })?
-    }
-
-    fn run_once(&mut self, held: &mut Held) -> Result<Ended, ProtectError> {
-        held.hold()?;
-        let beginning = self.begin(held)?;
-        let source = held.take()?;
-        let mut run = match Run::begin(self, source, beginning) {
-            Ok(Some(run)) => run,
-            Ok(None) => return Ok(Ended::Again),
-            Err(error) => {
-                let _ = held.hold();
-                return Err(error);
-            }
-        };
-        self.board.source_trouble(None);
-        let ended = run.capture(self);
-        let stopping = matches!(ended, Ok(Ended::Stopped));
-        if !stopping {
-            // Before the run lets go: an interruption is no reason for a gap.
-            let _ = held.hold();
-        }
-        let secured = run.end(self, stopping, held);
-        match (secured, stopping) {
-            (Err(error), true) => {
-                tracing::warn!(error = %chain(&error), "not all that is captured is safe");
-                Ok(Ended::Stopped)
-            }
-            (secured, _) => secured.and(ended),
         }
     }
 }

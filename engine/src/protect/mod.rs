@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   source ──capture thread──▶ recorder ──closed parts──▶ outbox ──shipping task──▶ repository
-//!            (driver, begin)   (table, journal)           (spool)                   (segments)
+//!            (thread, begin)   (table, journal)           (spool)                   (segments)
 //!                  └── image ──────────────────────────▶ base job ───────────────▶ (packs, manifest)
 //! ```
 //! The capture thread owns the source and never waits for the store. What is captured and not yet stored is in memory or
@@ -30,6 +30,7 @@ mod ship;
 mod spool;
 mod status;
 mod table;
+mod thread;
 mod wiring;
 
 use std::path::PathBuf;
