@@ -3,7 +3,6 @@
 use crate::history::invariants::lost_line;
 use crate::history::{Ending, Flaw, GapReason, History, Line, Nearest, Piece, Point};
 use crate::ids::{Position, TxId};
-use crate::plan::route::hole_before;
 use crate::plan::{NoSuchPoint, PlanError, Target};
 use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
@@ -277,5 +276,26 @@ pub(crate) fn nearest_of_position(history: &History, position: Position) -> Near
             .next()
             .or(line.begins_with.filter(|_| line.fork_rebuilds)),
         after: after.filter_map(|piece| piece.first_point(line.id)).find(|point| point.position.tx > tx),
+    }
+}
+
+/// The damage nearest to a state, if any stands between it and a base.
+fn hole_before(history: &History, own: Position) -> Option<Flaw> {
+    let mut at = own;
+    loop {
+        let line = history.line(at.timeline)?;
+        let timeline = at.timeline;
+        if let Some(missing) = line.hole_at(at.tx) {
+            return Some(if line.tail_hole() == Some(missing) {
+                Flaw::TailMissing { timeline, missing }
+            } else {
+                Flaw::Hole { timeline, missing }
+            });
+        }
+        let holes = line.pieces.iter().rev().filter(|piece| piece.first <= at.tx);
+        if let Some(missing) = holes.filter_map(|piece| piece.hole_before).next() {
+            return Some(Flaw::Hole { timeline, missing });
+        }
+        at = history.canonical(line.fork?)?;
     }
 }

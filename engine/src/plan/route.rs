@@ -1,6 +1,6 @@
 //! Which base and which segments lead to a state.
 
-use crate::history::{BaseEntry, Flaw, History, SegmentEntry};
+use crate::history::{BaseEntry, History, SegmentEntry};
 use crate::ids::Position;
 use crate::plan::resolve::{nearest_of_position, why_not_rebuilt};
 use crate::plan::{NoSuchPoint, PlanError, Target};
@@ -52,25 +52,4 @@ pub fn route(history: &History, position: Position) -> Result<Route, PlanError> 
     backwards.reverse();
     let transactions = own.tx.get().saturating_sub(base.key.position.tx.get());
     Ok(Route { base, segments: backwards, transactions })
-}
-
-/// The damage nearest to a state, if any stands between it and a base.
-pub(crate) fn hole_before(history: &History, own: Position) -> Option<Flaw> {
-    let mut at = own;
-    loop {
-        let line = history.line(at.timeline)?;
-        let timeline = at.timeline;
-        if let Some(missing) = line.hole_at(at.tx) {
-            return Some(if line.tail_hole() == Some(missing) {
-                Flaw::TailMissing { timeline, missing }
-            } else {
-                Flaw::Hole { timeline, missing }
-            });
-        }
-        let holes = line.pieces.iter().rev().filter(|piece| piece.first <= at.tx);
-        if let Some(missing) = holes.filter_map(|piece| piece.hole_before).next() {
-            return Some(Flaw::Hole { timeline, missing });
-        }
-        at = history.canonical(line.fork?)?;
-    }
 }

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use super::stamp::Backfill;
 use crate::sqlite::index;
+use crate::sqlite::wal::Salts;
 
 /// Which file a path led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +104,13 @@ pub(super) fn read_head(index: &File) -> io::Result<[u8; index::HEAD_LEN + 4]> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok([0; index::HEAD_LEN + 4]),
         other => other.map(|()| bytes),
     }
+}
+
+/// Which log, and how much of it is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backfill {
+    pub(super) salts: Salts,
+    pub(super) frames: u32,
 }
 
 /// How much of which log is in the file; `None` while more may be, or nobody knows.

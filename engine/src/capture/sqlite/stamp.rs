@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rusqlite::wal::CheckpointMode;
 
+use super::files::Backfill;
 use super::look::Look;
 use super::{Result, SqliteSource, Trouble, files};
 use crate::sqlite::wal::Salts;
@@ -23,13 +24,6 @@ use crate::sqlite::wal::Salts;
 pub(super) struct Stamp {
     backfill: Backfill,
     file: FileStamp,
-}
-
-/// Which log, and how much of it is in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Backfill {
-    pub(super) salts: Salts,
-    pub(super) frames: u32,
 }
 
 /// What changes when a file is written to.
