@@ -367,7 +367,7 @@ impl<O: Inventory> Cataloged<O> {
         database: DatabaseId,
         timeline: &Timeline,
     ) -> Result<Vec<SegmentEntry>, ReadError> {
-        let begins = timeline.parent.map_or(TxId::FIRST, |parent| parent.tx.next());
+        let begins = timeline.parent.map(|parent| parent.tx.next());
         let timeline = timeline.id;
         let known = noted(self.lock().segments(database, timeline)).flatten();
         let Some(mut known) = known else {
@@ -407,10 +407,11 @@ pub async fn restore_cataloged<O: Inventory>(
     objects.with_history(database, work).await
 }
 
-/// The first transaction of the last segment before which nothing can be put any more: segments are put several at a time,
-/// and after a kill what lies between those that arrived is put anew. Segments come in order of their first transaction.
-fn whole_up_to(segments: &[SegmentEntry], begins: TxId) -> Option<TxId> {
-    let (mut next, mut last) = (begins, None);
+/// The first transaction of the last segment before which none is missing: one that was missing may have arrived since.
+/// Segments come in order of their first transaction; those of a first timeline begin anywhere, the older ones expire.
+fn whole_up_to(segments: &[SegmentEntry], begins: Option<TxId>) -> Option<TxId> {
+    let mut next = begins.or(segments.first().map(|entry| entry.key.range.first()))?;
+    let mut last = None;
     for range in segments.iter().map(|entry| entry.key.range) {
         if range.first() > next {
             break;
@@ -604,7 +605,7 @@ mod tests {
     fn a_segment_that_arrives_after_later_ones_is_listed() {
         let world = world();
         let whole = run(history_of(&MemoryRepository::of(&world), database())).unwrap();
-        for late in 0..world.findings.segments.len() {
+        for late in 1..world.findings.segments.len() {
             let folder = TempDir::new().unwrap();
             let repository = MemoryRepository::of(&world);
             repository.findings.lock().unwrap().segments.remove(late);
