@@ -185,6 +185,8 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use everwhen_engine::capture::sqlite::SqliteOptions;
+
     use super::*;
 
     fn folder() -> (tempfile::TempDir, StateFolder) {
@@ -220,7 +222,7 @@ mod tests {
         let entries = [
             DatabaseEntry {
                 name: Some("tr\"icky\\\n".into()),
-                convert_to_wal: true,
+                sqlite: SqliteOptions { convert_to_wal: true, hard_frames: None, ..SqliteOptions::default() },
                 ..DatabaseEntry::of("/a/b.db")
             },
             DatabaseEntry { class: "mine".into(), ..DatabaseEntry::of("/c.db") },

@@ -1,7 +1,8 @@
 //! Named points at which the crash tests kill the process, as `kill -9` would.
 //!
-//! Only with the feature `failpoints`; otherwise [`hit`] is nothing. `EVERWHEN_FAILPOINT=name` kills at the first
-//! passage of that point, `name:3` at the third. [`ALL`] is the list the crash tests walk through.
+//! Only with the feature `failpoints`, and in a program that calls [`arm`]: cargo turns a feature on for all that it
+//! builds together, so the feature alone would reach a program that people run. Then `EVERWHEN_FAILPOINT=name` kills at
+//! the first passage of that point, `name:3` at the third. [`ALL`] is the list the crash tests walk through.
 
 /// Every point there is, in the order in which a protected commit passes them.
 pub const ALL: &[&str] = &[
@@ -26,7 +27,19 @@ pub const FOUND: &[&str] = &["found_not_recorded"];
 /// Those that a restore passes.
 pub const RESTORE: &[&str] = &["restore_before_publish"];
 
-/// Dies here when the environment asks for this point.
+/// What the environment asked for when this program was armed.
+#[cfg(feature = "failpoints")]
+static ARMED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// From now on this process dies where the environment asks for it. For the program of the crash tests.
+#[cfg(feature = "failpoints")]
+pub fn arm() {
+    if let Ok(wanted) = std::env::var("EVERWHEN_FAILPOINT") {
+        let _ = ARMED.set(wanted);
+    }
+}
+
+/// Dies here when the program is armed and the environment asked for this point.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,7 +48,7 @@ pub fn hit(name: &'static str) {
         [ALL, FOUND, RESTORE].iter().any(|list| list.contains(&name)),
         "failpoint {name} is in no list"
     );
-    let Ok(wanted) = std::env::var("EVERWHEN_FAILPOINT") else { return };
+    let Some(wanted) = ARMED.get() else { return };
     let (point, count) =
         wanted.split_once(':').map_or((wanted.as_str(), 1), |(p, n)| (p, n.parse().unwrap_or(1)));
     if point == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == count {

@@ -30,9 +30,9 @@ beyond_loopback = false                  # true: others may reach the two above
 
 [flush]
 interval = "1s"                          # under load, one segment per interval
-segment = "8MiB"                         # a segment this large is put at once
-queue = "32MiB"                          # memory for what waits for the store
-spool = "4GiB"                           # disk for it, when the store is away
+segment = "1MiB"                         # a segment this large is put at once
+queue = "16MiB"                          # memory for what waits for the store
+spool = "1GiB"                           # disk for it, when the store is away
 
 [key]                                    # for an encrypted repository: one of
 file = "/etc/everwhen/repository.key"    # or environment = "…", command = "…"
@@ -45,6 +45,8 @@ path = "/srv/app/app.db"
 name = "app"                             # default: the file's, less extension
 class = "production"
 convert_to_wal = false                   # true: switch it to WAL mode for you
+hard_frames = 8000                       # a log this long is emptied under the write lock; "off": never
+allow_network_file_system = false        # true: all its users are on this machine
 "#;
 
 /// A whole configuration. Everything is optional in the file.
@@ -145,8 +147,8 @@ pub(crate) struct DatabaseEntry {
     pub(crate) name: Option<String>,
     /// Its class.
     pub(crate) class: String,
-    /// Whether a rollback-journal database may be switched to WAL mode.
-    pub(crate) convert_to_wal: bool,
+    /// How it is captured.
+    pub(crate) sqlite: SqliteOptions,
 }
 
 impl DatabaseEntry {
@@ -155,12 +157,12 @@ impl DatabaseEntry {
 
     /// A database of the default class, named after its file.
     pub(crate) fn of(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), name: None, class: Self::DEFAULT_CLASS.into(), convert_to_wal: false }
-    }
-
-    /// How the engine shall capture it.
-    pub(crate) fn sqlite(&self) -> SqliteOptions {
-        SqliteOptions { convert_to_wal: self.convert_to_wal, ..SqliteOptions::default() }
+        Self {
+            path: path.into(),
+            name: None,
+            class: Self::DEFAULT_CLASS.into(),
+            sqlite: SqliteOptions::default(),
+        }
     }
 
     /// The entry as it stands in a file.
@@ -172,7 +174,10 @@ impl DatabaseEntry {
             line("name", toml::Value::String(name.clone()));
         }
         line("class", toml::Value::String(self.class.clone()));
-        line("convert_to_wal", toml::Value::Boolean(self.convert_to_wal));
+        let SqliteOptions { convert_to_wal, hard_frames, allow_network_file_system, .. } = self.sqlite;
+        line("convert_to_wal", toml::Value::Boolean(convert_to_wal));
+        line("hard_frames", hard_frames.map_or_else(|| "off".into(), |frames| i64::from(frames).into()));
+        line("allow_network_file_system", toml::Value::Boolean(allow_network_file_system));
         text
     }
 
@@ -425,7 +430,7 @@ fn read_database(
     let entry = path.map(|path| DatabaseEntry {
         name: section.text("name"),
         class: class.unwrap_or_else(|| DatabaseEntry::DEFAULT_CLASS.into()),
-        convert_to_wal: section.switch("convert_to_wal").unwrap_or(false),
+        sqlite: read_sqlite(&mut section),
         path,
     });
     if let Some(entry) = &entry
@@ -438,8 +443,24 @@ fn read_database(
     entry
 }
 
+/// How a database is captured: the keys of its table that are about SQLite.
+fn read_sqlite(section: &mut Section<'_>) -> SqliteOptions {
+    let default = SqliteOptions::default();
+    SqliteOptions {
+        convert_to_wal: section.switch("convert_to_wal").unwrap_or(default.convert_to_wal),
+        hard_frames: section.count_or_off("hard_frames").unwrap_or(default.hard_frames),
+        allow_network_file_system: section
+            .switch("allow_network_file_system")
+            .unwrap_or(default.allow_network_file_system),
+        ..default
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use everwhen_engine::ids::HostId;
+    use everwhen_engine::protect::ProtectOptions;
+
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
@@ -451,12 +472,41 @@ mod tests {
     fn the_example_is_a_configuration() {
         let config = Config::parse(EXAMPLE, Path::new("/etc")).unwrap();
         assert_eq!(config.store.as_deref(), Some("file:///var/backups/everwhen"));
-        assert_eq!(config.flush.segment_bytes, Some(8 << 20));
         assert_eq!(config.listen.api, Door::At("127.0.0.1:7437".parse().unwrap()));
         assert_eq!(
             config.databases,
             [DatabaseEntry { name: Some("app".into()), ..DatabaseEntry::of("/srv/app/app.db") }]
         );
+    }
+
+    #[test]
+    fn the_example_says_what_holds_when_nothing_is_said() {
+        let config = Config::parse(EXAMPLE, Path::new("/etc")).unwrap();
+        let (name, host) = ("app".to_owned(), HostId::from_bytes([1; 8]));
+        let default = ProtectOptions::new("app.db".into(), name, "state".into(), host, String::new());
+        let flush = Flush {
+            interval: Some(default.flush_interval),
+            segment_bytes: Some(default.segment_bytes),
+            queue_bytes: Some(default.memory_queue_bytes),
+            spool_bytes: Some(default.spool_bytes),
+        };
+        assert_eq!(config.flush, flush);
+        assert_eq!(config.databases[0].sqlite, default.sqlite);
+        assert_eq!(config.classes, built_in_classes());
+    }
+
+    #[test]
+    fn the_write_lock_is_switched_off_by_a_word_and_nothing_else() {
+        let sqlite = |text: &str| {
+            let text = format!("[[database]]\npath = 'a.db'\n{text}");
+            Config::parse(&text, Path::new("/")).map(|config| config.databases[0].sqlite.clone())
+        };
+        assert_eq!(sqlite("hard_frames = 'off'").unwrap().hard_frames, None);
+        assert_eq!(sqlite("hard_frames = 2_000").unwrap().hard_frames, Some(2_000));
+        assert!(sqlite("allow_network_file_system = true").unwrap().allow_network_file_system);
+        for wrong in ["hard_frames = 0", "hard_frames = -1", "hard_frames = 'no'", "hard_frames = 1e9"] {
+            assert!(sqlite(wrong).unwrap_err()[0].message.contains("\"off\""), "{wrong}");
+        }
     }
 
     #[test]

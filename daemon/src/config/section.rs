@@ -135,6 +135,20 @@ impl<'t> Section<'t> {
             .ok()
     }
 
+    /// A whole number from 1 on, or "off", which is `Some(None)`.
+    pub(crate) fn count_or_off(&mut self, key: &'static str) -> Option<Option<u32>> {
+        let value = self.take(key)?;
+        let count = match value.get_ref() {
+            DeValue::String(text) if text == "off" => Some(None),
+            DeValue::Integer(number) => number.as_str().parse().ok().filter(|count| *count > 0).map(Some),
+            _ => None,
+        };
+        if count.is_none() {
+            self.expected(key, "a whole number from 1 on, or \"off\"", value);
+        }
+        count
+    }
+
     /// The sub-table of this name.
     pub(crate) fn table(&mut self, key: &'static str) -> Option<Section<'t>> {
         let value = self.take(key)?;

@@ -168,7 +168,7 @@ impl Daemon {
         let here = |entry: &&DatabaseEntry| self.told.place_to_protect(&entry.path) == *place;
         let added = place.state.added()?;
         let databases = self.asked.iter().chain(&added).filter(captured).filter(here);
-        let databases = databases.map(|entry| (spelt(&entry.path).into(), entry.sqlite())).collect();
+        let databases = databases.map(|entry| (spelt(&entry.path).into(), entry.sqlite.clone())).collect();
         let hold = Hold::begin(databases, SOURCE_LOG_BYTES)
             .map_err(|error| Failure::io("cannot hold the logs", &error))?;
         loop {

@@ -112,7 +112,7 @@ impl Guard {
                 .advise("check the path: the file need not exist yet, its folder must"));
         }
         let path = entry.path.clone();
-        let options = entry.sqlite();
+        let options = entry.sqlite.clone();
         let opened = tokio::task::spawn_blocking(move || SqliteSource::open(&path, options).map(drop)).await;
         let opened = opened.map_err(|died| Failure::new(ErrorKind::Failed, cannot()).caused_by(&died))?;
         match opened {
@@ -223,6 +223,10 @@ fn unfit(error: &SqliteSourceError) -> Failure {
             );
             Failure { advice: Some(advice), ..failure }
         }
+        SqliteSourceError::NetworkFileSystem { .. } => failure.advise(
+            "run Everwhen on the machine whose disk it is, or set allow_network_file_system = true in its [[database]] \
+             table if all its users are on this machine",
+        ),
         SqliteSourceError::NotAFile { .. } => failure.advise("give the path of the database's file"),
         SqliteSourceError::Busy { .. } | SqliteSourceError::Sqlite { .. } | SqliteSourceError::Io { .. } => {
             let advice = "look who has the database open (`fuser`) and whether this user may read and write it, and what \

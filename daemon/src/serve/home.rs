@@ -72,7 +72,7 @@ impl Home {
         let mut options =
             ProtectOptions::new(entry.path.clone(), name, state, self.host, self.host_name.clone());
         options.class.clone_from(&entry.class);
-        options.sqlite = entry.sqlite();
+        options.sqlite = entry.sqlite.clone();
         options.flush_interval = flush.interval.unwrap_or(options.flush_interval);
         options.segment_bytes = flush.segment_bytes.unwrap_or(options.segment_bytes);
         options.memory_queue_bytes = flush.queue_bytes.unwrap_or(options.memory_queue_bytes);

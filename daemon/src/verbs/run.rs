@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use everwhen_engine::capture::sqlite::SqliteOptions;
 use everwhen_engine::protect::Health;
 
 use crate::allocator;
@@ -121,7 +122,7 @@ fn entries(verb: &cli::Run, told: &Told) -> Result<Vec<DatabaseEntry>, Failure> 
     let class = class_named(&verb.class, &told.config.classes).map_err(Failure::usage)?;
     let named = verb.databases.iter().map(|path| DatabaseEntry {
         class: class.clone(),
-        convert_to_wal: verb.convert_to_wal,
+        sqlite: SqliteOptions { convert_to_wal: verb.convert_to_wal, ..SqliteOptions::default() },
         ..DatabaseEntry::of(path)
     });
     let entries: Vec<DatabaseEntry> = named.chain(told.config.databases.iter().cloned()).collect();

@@ -1,5 +1,6 @@
-//! `everwhen`, built with the crash points of the crash tests.
+//! `everwhen` with the crash points of the crash tests armed.
 
 fn main() -> std::process::ExitCode {
+    everwhen_engine::failpoint::arm();
     everwhen::main()
 }

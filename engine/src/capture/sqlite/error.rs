@@ -156,7 +156,7 @@ impl Explain for SqliteSourceError {
                 path.display()
             ),
             Self::NetworkFileSystem { .. } => {
-                "run Everwhen on the machine whose disk it is, or force it if all users are on this machine".to_owned()
+                "run Everwhen on the machine whose disk it is, or allow it if all users are on this machine".to_owned()
             }
             Self::ExclusiveLocking { .. } => {
                 "set `PRAGMA locking_mode=NORMAL` in the application and let it open the database anew".to_owned()

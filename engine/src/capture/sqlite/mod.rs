@@ -61,7 +61,7 @@ const NAMES: Duration = Duration::from_millis(250);
 const MISMATCH_MAX: Duration = Duration::from_secs(5);
 
 /// How a database is captured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteOptions {
     /// From this many frames on the log is led to a reset at the next quiet moment. Below SQLite's own 1000, so that
     /// the application never has to checkpoint.
