@@ -5,12 +5,14 @@
 
 mod capture_support;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use capture_support::writer::{reported, run_job, start};
 use capture_support::{Rig, wal_database};
 use everwhen_engine::capture::sqlite::SqliteOptions;
+use everwhen_engine::time::Timestamp;
 
 #[test]
 #[ignore = "runs as an application process of the other tests"]
@@ -179,6 +181,31 @@ fn commits_made_while_the_daemon_stood_still_have_no_certain_time() {
     rig.model.refuse = false;
     rig.run_until(|rig| rig.model.commits.len() == 6);
     assert_eq!(rig.model.unwatched, 4);
+}
+
+#[test]
+fn commits_that_come_while_a_huge_one_is_captured_have_times_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let mut rig = Rig::attach(&path);
+    let app = rusqlite::Connection::open(&path).unwrap();
+    app.execute("insert into t(b) values (randomblob(40000000))", []).unwrap();
+    rig.model.stall = Some(Duration::from_millis(1_800));
+    let writer = std::thread::spawn(move || {
+        let commit = |_| {
+            std::thread::sleep(Duration::from_millis(100));
+            app.execute("insert into t(b) values (1)", []).unwrap();
+            Timestamp::now()
+        };
+        (0..15).map(commit).collect::<Vec<_>>()
+    });
+    rig.run_until(|rig| rig.model.commits.len() == 16);
+    let returned = writer.join().unwrap();
+    assert_eq!(rig.model.unwatched, 0);
+    let times: Vec<Timestamp> = rig.model.commits.iter().skip(1).map(|commit| commit.time).collect();
+    assert!(times.iter().zip(&returned).all(|(time, returned)| time <= returned), "{times:?} {returned:?}");
+    let distinct: BTreeSet<&Timestamp> = times.iter().collect();
+    assert!(distinct.len() > 3, "{times:?}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub struct Model {
     pub unwatched_since: Option<Timestamp>,
     /// Refuse pages while set.
     pub refuse: bool,
+    /// Take that long for the next page.
+    pub stall: Option<Duration>,
     pub keep_states: bool,
     pub states: Vec<StateChecksum>,
 }
@@ -48,6 +50,9 @@ impl Sink for Model {
     fn page(&mut self, page: PageNo, image: &[u8], previous: PreviousPage<'_>) -> Result<(), Refused> {
         if self.refuse {
             return Err(Refused);
+        }
+        if let Some(stall) = self.stall.take() {
+            std::thread::sleep(stall);
         }
         if let Some(known) = self.pages.get(&page.get()) {
             let mut buffer = Vec::new();

@@ -8,6 +8,7 @@ use super::files::{self, beside};
 use super::links::{self, Links};
 use super::log::{self, Frames, LastFrames, LogFile};
 use super::resume::ResumePoint;
+use super::sightings::Sightings;
 use super::{Attach, NAMES, Place, Result, Slot, SqliteOptions, SqliteSource, SqliteSourceError};
 use crate::capture::sqlite_ffi;
 use crate::capture::watch::Watcher;
@@ -79,6 +80,7 @@ impl SqliteSource {
             secured: None,
             seen: [0; HEAD_LEN + 4],
             looked: Timestamp::MIN,
+            sightings: Sightings::default(),
             pace: Pace::new(now),
             watcher: Watcher::polling(),
             hot_since: None,

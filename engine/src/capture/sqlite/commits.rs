@@ -7,6 +7,7 @@ use super::files;
 use super::links::Links;
 use super::log::{self, HandOver, LastFrames, LogFile, Range, Span};
 use super::resume::ResumePoint;
+use super::sightings::{Lookout, Sightings};
 use super::{Place, SqliteSource, SqliteSourceError, Trouble};
 use crate::capture::sink::{Commit, Previous, Sink};
 use crate::capture::sqlite_ffi;
@@ -18,11 +19,12 @@ use crate::time::Timestamp;
 /// Commits found later than this after the look before were not watched: the machine slept, or we stood still.
 const WATCHED_MICROS: i64 = 1_000_000;
 
+/// A capture of more of the log than this may take so long that somebody else must look meanwhile.
+const LONG_CAPTURE_BYTES: u64 = 32 << 20;
+
 /// When the commits found by one look were made.
 struct Times {
-    /// Of all but the last.
-    others: Timestamp,
-    last: Timestamp,
+    each: Vec<Timestamp>,
     /// Only upper bounds are known.
     unwatched: bool,
 }
@@ -56,6 +58,25 @@ impl SqliteSource {
         head: IndexHead,
         looked: Timestamp,
     ) -> Result<u64, Trouble<S::Error>> {
+        let frames = head.frames.saturating_sub(self.place.frame);
+        let is_long = u64::from(frames) * u64::from(self.page_size.get()) > LONG_CAPTURE_BYTES;
+        let lookout = self.links.as_ref().filter(|_| is_long).and_then(|links| Lookout::send(&links.index));
+        let captured = self.capture_up_to(sink, head, looked);
+        if captured.is_ok() {
+            self.sightings = Sightings::default();
+        }
+        if let Some(lookout) = lookout {
+            self.sightings.append(lookout.call_back());
+        }
+        captured
+    }
+
+    fn capture_up_to<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        head: IndexHead,
+        looked: Timestamp,
+    ) -> Result<u64, Trouble<S::Error>> {
         if head.salts != self.place.salts {
             self.begin_generation(head)?;
         }
@@ -77,14 +98,12 @@ impl SqliteSource {
         }
         let spans = self.survey(head)?;
         self.prove_reset(head, spans.len())?;
-        let times = self.commit_times(head, looked, spans.len());
+        let times = self.commit_times(head, looked, &spans);
         if times.unwatched {
             sink.unwatched(self.looked).map_err(Trouble::Sink)?;
         }
-        let handed_over = spans.iter().enumerate().try_for_each(|(at, span)| {
-            let last = at + 1 == spans.len();
-            self.hand_over(sink, *span, if last { times.last } else { times.others })
-        });
+        let mut timed = spans.iter().zip(&times.each);
+        let handed_over = timed.try_for_each(|(span, time)| self.hand_over(sink, *span, *time));
         // Also after an error: else the commits that come next would share these times.
         if times.unwatched {
             sink.watched().map_err(Trouble::Sink)?;
@@ -153,13 +172,13 @@ impl SqliteSource {
         self.frames.survey(&range).map_err(|mismatch| Trouble::Passing(mismatch.0))
     }
 
-    /// The times of the commits found by one look: of the last one, and of those before it.
+    /// The times of the commits found by one look.
     ///
-    /// All of them lie after the look before and not after this one. The last one's is the log's modification time, if
-    /// nobody has written since. For the others only the lower bound is never later than the moment their writer was
-    /// told; while we watch it is some 50 µs off, a second at worst. What was committed while we did not
-    /// watch gets the upper bound, and is told to be uncertain.
-    fn commit_times(&self, head: IndexHead, looked: Timestamp, commits: usize) -> Times {
+    /// All of them lie after the look before and not after this one, or between two sightings. The last one's is the log's
+    /// modification time, if nobody has written since. For the others only the lower bound is never later than the
+    /// moment their writer was told; while we watch it is some 50 µs off, a second at worst. What was committed while we
+    /// did not watch gets the upper bound, and is told to be uncertain.
+    fn commit_times(&self, head: IndexHead, looked: Timestamp, spans: &[Span]) -> Times {
         let modified = self
             .links
             .as_ref()
@@ -167,16 +186,24 @@ impl SqliteSource {
             .and_then(|metadata| metadata.modified().ok())
             .and_then(|time| jiff::Timestamp::try_from(time).ok())
             .map_or(looked, Timestamp::from);
-        let lower = self.looked.plus_micros(1).min(looked);
-        let upper = modified.max(lower).min(looked);
         let written = self.written_beyond(head.frames, head.salts);
-        let exact = commits == 1 && !written;
-        let unwatched = self.away || !exact && looked.micros_since(self.looked) > WATCHED_MICROS;
-        if unwatched {
-            Times { others: upper, last: upper, unwatched }
-        } else {
-            Times { others: lower, last: if written { lower } else { upper }, unwatched }
+        let exact = spans.len() == 1 && !written;
+        let (mut each, mut longest) = (Vec::with_capacity(spans.len()), 0);
+        for span in spans {
+            let (since, until) = self.sightings.bounds(head.salts, span.last, (self.looked, looked));
+            longest = longest.max(until.micros_since(since));
+            each.push(since.plus_micros(1).min(looked));
         }
+        let unwatched = self.away || !exact && longest > WATCHED_MICROS;
+        if let Some(last) = each.last_mut() {
+            let upper = modified.max(*last).min(looked);
+            if unwatched {
+                each.fill(upper);
+            } else if !written {
+                *last = upper;
+            }
+        }
+        Times { each, unwatched }
     }
 
     /// Hands one transaction over and makes it the captured place.

@@ -30,6 +30,7 @@ mod links;
 mod log;
 mod look;
 mod resume;
+mod sightings;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ use self::cycle::Pace;
 use self::kept::Kept;
 use self::links::Links;
 use self::log::{Frames, LastFrames};
+use self::sightings::Sightings;
 use self::stamp::Stamp;
 use super::sink::Sink;
 use super::watch::Watcher;
@@ -193,6 +195,8 @@ pub struct SqliteSource {
     /// The head of the index as it was read last, and when.
     seen: [u8; HEAD_LEN + 4],
     looked: Timestamp,
+    /// What was published when, during the last long capture.
+    sightings: Sightings,
     pace: Pace,
     watcher: Watcher,
     hot_since: Option<Instant>,
