@@ -184,6 +184,30 @@ fn commits_made_while_the_daemon_stood_still_have_no_certain_time() {
 }
 
 #[test]
+fn commits_that_write_the_same_once_more_are_commits_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let app = rusqlite::Connection::open(&path).unwrap();
+    let replace = || app.execute("replace into t(a, b) values (1, 'the same')", []).unwrap();
+    replace();
+    let mut rig = Rig::attach(&path);
+    let returned = [0; 5].map(|_| {
+        replace();
+        Timestamp::now()
+    });
+    rig.settle_and_compare();
+    assert_eq!(rig.model.commits.len(), 5);
+    let times = rig.model.commits.iter().map(|commit| commit.time);
+    assert!(times.zip(returned).all(|(time, returned)| time <= returned));
+    std::thread::sleep(Duration::from_millis(1_200));
+    replace();
+    std::thread::sleep(Duration::from_millis(1_200));
+    replace();
+    rig.settle_and_compare();
+    assert_eq!((rig.model.commits.len(), rig.model.unwatched), (7, 2), "nobody saw when the first of them was");
+}
+
+#[test]
 fn commits_that_come_while_a_huge_one_is_captured_have_times_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);

@@ -45,8 +45,8 @@ path = "/srv/app/app.db"
 name = "app"                             # default: the file's, less extension
 class = "production"
 convert_to_wal = false                   # true: switch it to WAL mode for you
-hard_frames = 8000                       # a log this long is emptied under the write lock; "off": never
-allow_network_file_system = false        # true: all its users are on this machine
+hard_frames = 8000                       # the longest log, or "off" for any
+allow_network_file_system = false        # true: all users are on this machine
 "#;
 
 /// A whole configuration. Everything is optional in the file.

@@ -69,7 +69,7 @@ pub(super) fn wait_for(descriptors: &[BorrowedFd<'_>], max: Duration) -> bool {
 pub struct Seen {
     /// The log was written to, or something happened that cannot be told apart from it.
     pub log: bool,
-    /// Something was created, deleted or renamed beside the database.
+    /// A file whose name begins as the database's was created, deleted or renamed.
     pub folder: bool,
 }
 
@@ -81,18 +81,18 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins to watch. Never fails: a watcher that cannot watch leaves everything to the timer.
+    /// Begins to watch the log of a database. Never fails: a watcher that cannot watch leaves everything to the timer.
     #[must_use]
-    pub fn new(log: &Path) -> Self {
+    pub fn new(database: &Path, log: &Path) -> Self {
         #[cfg(target_os = "linux")]
         return Self {
-            inotify: linux::Watch::new(log)
+            inotify: linux::Watch::new(database, log)
                 .inspect_err(|error| tracing::warn!(path = %log.display(), %error, "inotify is not available, polling"))
                 .ok(),
         };
         #[cfg(not(target_os = "linux"))]
         {
-            let _ = log;
+            let _ = (database, log);
             Self {}
         }
     }
@@ -126,8 +126,10 @@ impl Watcher {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::ffi::OsString;
     use std::io;
     use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 
     use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -138,10 +140,12 @@ mod linux {
     pub(super) struct Watch {
         inotify: Inotify,
         log: WatchDescriptor,
+        /// The database's name in the folder.
+        name: OsString,
     }
 
     impl Watch {
-        pub(super) fn new(log: &Path) -> io::Result<Self> {
+        pub(super) fn new(database: &Path, log: &Path) -> io::Result<Self> {
             let inotify = Inotify::init()?;
             let mut watches = inotify.watches();
             let descriptor = watches.add(
@@ -154,7 +158,8 @@ mod linux {
                 folder,
                 WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::MOVED_TO,
             )?;
-            Ok(Self { inotify, log: descriptor })
+            let name = database.file_name().unwrap_or_default().to_owned();
+            Ok(Self { inotify, log: descriptor, name })
         }
 
         pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -172,7 +177,9 @@ mod linux {
                         seen.log = true;
                         seen.folder |= event.mask != EventMask::MODIFY;
                     } else {
-                        seen.folder = true;
+                        let begins =
+                            |name: &std::ffi::OsStr| name.as_bytes().starts_with(self.name.as_bytes());
+                        seen.folder |= event.name.is_none_or(begins);
                     }
                 }
             }
@@ -200,12 +207,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("a.db-wal");
         std::fs::write(&log, b"x").unwrap();
-        let mut watcher = Watcher::new(&log);
+        let mut watcher = Watcher::new(&folder.path().join("a.db"), &log);
         assert_eq!(watcher.drain(), Seen::default());
         let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
         file.write_all(b"y").unwrap();
         assert!(wait_for(&[watcher.descriptor().unwrap()], Duration::from_secs(5)));
         assert_eq!(watcher.drain(), Seen { log: true, folder: false });
+        std::fs::write(folder.path().join("b.db"), b"of no interest").unwrap();
+        assert!(wait_for(&[watcher.descriptor().unwrap()], Duration::from_secs(5)));
+        assert_eq!(watcher.drain(), Seen::default());
         std::fs::rename(&log, folder.path().join("b")).unwrap();
         assert!(watcher.drain().folder);
     }

@@ -70,7 +70,7 @@ impl SqliteSource {
             slot: Slot::Either,
             opening: None,
             found: Place::default(),
-            change: 0,
+            change: None,
             stamp: None,
             tells_times: network.is_none(),
             unpinned: false,
@@ -84,6 +84,7 @@ impl SqliteSource {
             pace: Pace::new(now),
             watcher: Watcher::polling(),
             hot_since: None,
+            stirred: now,
             crowded: false,
             names_due: now,
             mismatch_since: None,
@@ -96,8 +97,11 @@ impl SqliteSource {
     /// Opens everything and takes the first pin.
     pub(super) fn connect(&mut self) -> Result<()> {
         let (links, header) = Links::open(&self.path, &self.options)?;
-        self.watcher =
-            if self.options.notify { Watcher::new(&beside(&self.path, "-wal")) } else { Watcher::polling() };
+        self.watcher = if self.options.notify {
+            Watcher::new(&self.path, &beside(&self.path, "-wal"))
+        } else {
+            Watcher::polling()
+        };
         self.page_size = header.page_size;
         self.links = Some(links);
         self.slot = Slot::Either;
@@ -124,6 +128,7 @@ impl SqliteSource {
             self.connect()?;
         }
         self.names_due = Instant::now() + NAMES;
+        let looked = Timestamp::now();
         let look = self.look_patiently()?;
         if let Some(page_size) = look.head.page_size.filter(|_| look.head.frames > 0) {
             self.page_size = page_size;
@@ -144,12 +149,13 @@ impl SqliteSource {
                 };
                 self.image_pages = point.image_pages;
                 self.looked = point.looked;
+                self.change = (self.place == Place::of(look.head)).then_some(look.head.change);
                 (self.unplaced, self.away) = (false, true);
                 self.remember_frames()?;
                 Ok(Attach::Continue)
             }
             Err(Break { reason, behind }) => {
-                self.place_at(look.head)?;
+                self.place_at(look.head, looked)?;
                 (self.unplaced, self.away) = (true, false);
                 Ok(Attach::Unknown { reason, behind })
             }
@@ -212,12 +218,12 @@ impl SqliteSource {
         }
     }
 
-    /// Makes the published state the captured one, without handing anything over.
-    pub(super) fn place_at(&mut self, head: IndexHead) -> Result<()> {
+    /// Makes the state that was published at a moment the captured one, without handing anything over.
+    pub(super) fn place_at(&mut self, head: IndexHead, looked: Timestamp) -> Result<()> {
         self.place = Place::of(head);
-        self.change = head.change;
+        self.change = Some(head.change);
         self.image_pages = self.image_pages_at(head)?;
-        self.looked = Timestamp::now();
+        self.looked = looked;
         self.frames.forget();
         self.remember_frames()
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::files;
 use super::links::Links;
-use super::log::{self, HandOver, LastFrames, LogFile, Range, Span};
+use super::log::{self, HandOver, LastFrames, LogFile, Range, Span, without_repeats};
 use super::resume::ResumePoint;
 use super::sightings::{Lookout, Sightings};
 use super::{Place, SqliteSource, SqliteSourceError, Trouble};
@@ -93,7 +93,7 @@ impl SqliteSource {
                 return Err(Trouble::Lost(format!("frame {frame} was written anew after its capture")));
             }
             self.prove_reset(head, 0)?;
-            self.change = head.change;
+            self.change = Some(head.change);
             return Ok(0);
         }
         let spans = self.survey(head)?;
@@ -110,7 +110,7 @@ impl SqliteSource {
         }
         handed_over?;
         self.looked = looked;
-        self.change = head.change;
+        self.change = Some(head.change);
         self.pace.committed(Instant::now());
         self.settle();
         Ok(spans.len() as u64)
@@ -120,7 +120,7 @@ impl SqliteSource {
     /// pinned it must be proven that it was.
     fn begin_generation<E>(&mut self, head: IndexHead) -> Result<(), Trouble<E>> {
         if self.unpinned {
-            self.unproven.get_or_insert(self.change);
+            self.unproven.get_or_insert(self.change.unwrap_or_default());
         } else if !self.slot.may_be_zero() {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
         }
@@ -145,6 +145,8 @@ impl SqliteSource {
     }
 
     /// Checks the frames after the captured place up to the head; gives their transactions.
+    ///
+    /// The index counts commits, which tells a commit frame that repeats the one before it from a commit that does so.
     fn survey<E>(&mut self, head: IndexHead) -> Result<Vec<Span>, Trouble<E>> {
         let Some(links) = &self.links else { return Ok(Vec::new()) };
         let before = if self.place.frame == 0 {
@@ -169,13 +171,20 @@ impl SqliteSource {
             before,
             published: head.checksum,
         };
-        self.frames.survey(&range).map_err(|mismatch| Trouble::Passing(mismatch.0))
+        let spans = self.frames.survey(&range).map_err(|mismatch| Trouble::Passing(mismatch.0))?;
+        Ok(if self.are_counted(head, spans.len()) { spans } else { without_repeats(spans) })
+    }
+
+    /// Whether the index has counted so many commits since the captured place.
+    fn are_counted(&self, head: IndexHead, commits: usize) -> bool {
+        let made = self.change.map(|before| head.change.wrapping_sub(before));
+        made.is_some_and(|made| u32::try_from(commits) == Ok(made))
     }
 
     /// The times of the commits found by one look.
     ///
     /// All of them lie after the look before and not after this one, or between two sightings. The last one's is the log's
-    /// modification time, if nobody has written since. For the others only the lower bound is never later than the
+    /// modification time, if nobody has written or is writing since. For the others only the lower bound is never later than the
     /// moment their writer was told; while we watch it is some 50 µs off, a second at worst. What was committed while we
     /// did not watch gets the upper bound, and is told to be uncertain.
     fn commit_times(&self, head: IndexHead, looked: Timestamp, spans: &[Span]) -> Times {
@@ -186,8 +195,12 @@ impl SqliteSource {
             .and_then(|metadata| metadata.modified().ok())
             .and_then(|time| jiff::Timestamp::try_from(time).ok())
             .map_or(looked, Timestamp::from);
-        let written = self.written_beyond(head.frames, head.salts);
-        let exact = spans.len() == 1 && !written;
+        // A write changes the time first and the bytes then; whoever is at it holds the lock until it is published.
+        let written = self.links.as_ref().is_some_and(|links| files::others_write(&links.index))
+            || self.written_beyond(head.frames, head.salts);
+        // A frame taken for a repeat may have been a commit of an earlier time.
+        let one = matches!(spans, [span] if span.first == span.last || self.are_counted(head, 1));
+        let exact = one && !written;
         let (mut each, mut longest) = (Vec::with_capacity(spans.len()), 0);
         for span in spans {
             let (since, until) = self.sightings.bounds(head.salts, span.last, (self.looked, looked));

@@ -117,6 +117,8 @@ impl SqliteSource {
         // An image can be read only as long as something is pinned.
         let may = !read_only || self.held_images().next().is_none();
         if hard && may && now >= self.pace.next_hard {
+            // Also when it ends with an error, a full spool for one: then it is not due at once again.
+            self.pace.next_hard = now + self.pace.hard_pause;
             let done = if read_only {
                 self.unpinned_cycle(sink, transactions)?
             } else {

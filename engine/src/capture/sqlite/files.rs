@@ -75,25 +75,30 @@ fn has_name(file: &File) -> bool {
 /// under way there, and may be waiting for our pin. (A process that writes on one connection and checkpoints on another
 /// looks the same.)
 pub(super) fn checkpoint_blocks_writers(index: &File) -> bool {
-    let holder = |start| {
-        let probe = Flock { start, length: 1, ..Flock::from(FlockType::ReadLock) };
-        fcntl_getlk(index, &probe).ok().flatten().and_then(|lock| lock.pid)
-    };
-    let checkpointer = holder(index::CHECKPOINT_LOCK_OFFSET);
-    checkpointer.is_some() && checkpointer == holder(index::WRITE_LOCK_OFFSET)
+    // A holder in another PID namespace, that of a container beside ours, has no number here: two such count as one.
+    let pid_of = |start| holder(index, start, 1, FlockType::ReadLock).map(|lock| lock.pid);
+    let checkpointer = pid_of(index::CHECKPOINT_LOCK_OFFSET);
+    checkpointer.is_some() && checkpointer == pid_of(index::WRITE_LOCK_OFFSET)
 }
 
 /// Whether another process runs a checkpoint.
 pub(super) fn others_checkpoint(index: &File) -> bool {
-    let probe = Flock { start: index::CHECKPOINT_LOCK_OFFSET, length: 1, ..Flock::from(FlockType::ReadLock) };
-    fcntl_getlk(index, &probe).ok().flatten().is_some()
+    holder(index, index::CHECKPOINT_LOCK_OFFSET, 1, FlockType::ReadLock).is_some()
+}
+
+/// Whether another process writes.
+pub(super) fn others_write(index: &File) -> bool {
+    holder(index, index::WRITE_LOCK_OFFSET, 1, FlockType::ReadLock).is_some()
 }
 
 /// Whether another process has a lock on any of the readers' slots.
 pub(super) fn others_read(index: &File) -> bool {
-    let (start, length) = (index::READ_LOCKS_OFFSET, index::READ_LOCKS);
-    let probe = Flock { start, length, ..Flock::from(FlockType::WriteLock) };
-    fcntl_getlk(index, &probe).ok().flatten().is_some()
+    holder(index, index::READ_LOCKS_OFFSET, index::READ_LOCKS, FlockType::WriteLock).is_some()
+}
+
+/// A lock of another process that would keep us from locking these bytes in this way.
+fn holder(index: &File, start: u64, length: u64, kind: FlockType) -> Option<Flock> {
+    fcntl_getlk(index, &Flock { start, length, ..Flock::from(kind) }).ok().flatten()
 }
 
 /// The raw head of the wal-index and the number of backfilled frames, in one read.

@@ -104,7 +104,7 @@ impl SqliteSource {
                 if look.head.salts != self.place.salts && !self.slot.may_be_zero() {
                     return Err(SqliteSourceError::Replaced { path: self.path.clone() }.into());
                 }
-                self.place_at(look.head)?;
+                self.place_at(look.head, looked)?;
                 return Ok(look);
             }
             match self.capture(sink, look.head, looked) {

@@ -43,6 +43,21 @@ pub(super) struct Span {
     before: RunningChecksum,
     /// The checksum at its last frame.
     pub(super) checksum: RunningChecksum,
+    /// It is one frame, the same commit frame as the one before it.
+    pub(super) repeats: bool,
+}
+
+/// With `psow=0` SQLite repeats a transaction's commit frame up to the end of a disk sector: such frames belong to the
+/// transaction before. A commit that writes the same page once more looks the same, but the state after it is, too.
+pub(super) fn without_repeats(spans: Vec<Span>) -> Vec<Span> {
+    let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match merged.last_mut() {
+            Some(before) if span.repeats => (before.last, before.checksum) = (span.last, span.checksum),
+            _ => merged.push(span),
+        }
+    }
+    merged
 }
 
 /// A range of frames that is not what was published. Passes, or the log is broken.
@@ -79,16 +94,13 @@ impl Frames {
         self.buffer.get(start..start + frame_len(page_size)).unwrap_or_default()
     }
 
-    /// Checks the chain of `first..=last` from `before` on and gives its transactions. The last frame must be a commit
-    /// frame with the checksum that was published for it.
-    ///
-    /// With `psow=0` SQLite repeats the commit frame up to the end of a disk sector. A commit frame with the page, size
-    /// and image of the commit frame right before it belongs to the same transaction.
+    /// Checks the chain of `first..=last` from `before` on and gives what ends with a commit frame each: transactions, and
+    /// perhaps repeats. The last frame must be a commit frame with the checksum that was published for it.
     pub(super) fn survey(&mut self, range: &Range<'_>) -> Result<Vec<Span>, Mismatch> {
         let mut spans: Vec<Span> = Vec::new();
         let mut running = range.before;
         let (mut next_first, mut next_before) = (range.first, range.before);
-        let mut repeated: Option<(PageNo, u64)> = None;
+        let mut committed: Option<(PageNo, PageNo, u64)> = None;
         let mut number = range.first;
         while number <= range.last {
             let end = self
@@ -100,30 +112,20 @@ impl Frames {
                     return Err(Mismatch(format!("frame {at} does not continue the log")));
                 };
                 running = header.checksum;
-                let Some(size) = header.commit else {
-                    repeated = None;
-                    continue;
-                };
+                let Some(size) = header.commit else { continue };
                 let image = xxhash_rust::xxh3::xxh3_64(bytes.get(FRAME_HEADER_LEN..).unwrap_or_default());
-                match spans.last_mut() {
-                    Some(span)
-                        if span.last + 1 == at
-                            && span.image_pages == size.get()
-                            && repeated == Some((header.page, image)) =>
-                    {
-                        (span.last, span.checksum) = (at, running);
-                    }
-                    _ => spans.push(Span {
-                        first: next_first,
-                        last: at,
-                        image_pages: size.get(),
-                        salts: range.salts,
-                        order: range.order,
-                        before: next_before,
-                        checksum: running,
-                    }),
-                }
-                repeated = Some((header.page, image));
+                let commit = Some((header.page, size, image));
+                spans.push(Span {
+                    first: next_first,
+                    last: at,
+                    image_pages: size.get(),
+                    salts: range.salts,
+                    order: range.order,
+                    before: next_before,
+                    checksum: running,
+                    repeats: at == next_first && commit == committed,
+                });
+                committed = commit;
                 (next_first, next_before) = (at + 1, running);
             }
             self.checked = true;

@@ -177,8 +177,8 @@ pub struct SqliteSource {
     opening: Option<Place>,
     /// The end of the log when capture began: up to there it may have been put into the file before it is captured.
     found: Place,
-    /// The index's count of commits at the captured place.
-    change: u32,
+    /// The index's count of commits at the captured place; `None` when it is not known.
+    change: Option<u32>,
     /// The file when that was looked at last; and whether its file system tells at once when it was modified.
     stamp: Option<Stamp>,
     tells_times: bool,
@@ -200,6 +200,8 @@ pub struct SqliteSource {
     pace: Pace,
     watcher: Watcher,
     hot_since: Option<Instant>,
+    /// When the log was written to last, as far as we were told.
+    stirred: Instant,
     /// Commits come faster than we look: several were found at once.
     crowded: bool,
     names_due: Instant,
@@ -292,7 +294,14 @@ impl SqliteSource {
                 sink.distrust();
                 self.leave_overwritten()?;
             }
-            Some(_) => self.release(),
+            Some(_) => {
+                // A log that is not what was published, from which capture would go on at the same place: the next run
+                // would find the same.
+                if matches!(event, Some(SourceEvent::LogLost { .. })) {
+                    sink.distrust();
+                }
+                self.release();
+            }
         }
         let idle = transactions == 0 && event.is_none() && self.is_at_rest() && self.hot_since.is_none();
         Ok(Polled { transactions, idle, event })

@@ -17,6 +17,8 @@ const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 const COLD: Duration = Duration::from_millis(20);
 /// Between two looks when all is quiet.
 const IDLE: Duration = Duration::from_millis(250);
+/// What was written to the log so long ago and is not published is left of a transaction that was given up.
+const SYNC_MAX: Duration = Duration::from_secs(5);
 /// Between two looks while published frames fail their check.
 const MISMATCH_PAUSE: Duration = Duration::from_millis(2);
 
@@ -55,7 +57,7 @@ impl SqliteSource {
                 return;
             }
             if seen.log {
-                self.hot_since = Some(now);
+                (self.hot_since, self.stirred) = (Some(now), now);
             }
             if self.mismatch_since.is_some() {
                 self.sleep(wake, MISMATCH_PAUSE.min(until - now), false);
@@ -93,6 +95,9 @@ impl SqliteSource {
     }
 
     fn cold_pause(&self) -> Duration {
-        if self.watcher.descriptor().is_some() && self.is_at_rest() { IDLE } else { COLD }
+        // What waits for its fsync is in the log already, and nothing tells of its publication.
+        let published =
+            self.stirred.elapsed() > SYNC_MAX || !self.written_beyond(self.place.frame, self.place.salts);
+        if published && self.watcher.descriptor().is_some() && self.is_at_rest() { IDLE } else { COLD }
     }
 }
