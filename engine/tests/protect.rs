@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use capture_support::writer::{reported, run_job, start};
 use everwhen_engine::history::{GapReason, History};
-use everwhen_engine::ids::HostId;
+use everwhen_engine::ids::{HostId, TimelineId};
 use everwhen_engine::plan::Target;
 use everwhen_engine::protect::{BaseRule, Health, ProtectOptions, Protection};
 use everwhen_engine::repository::{CreateOptions, Repository};
 use everwhen_engine::restore::{self, Cancel};
 use everwhen_engine::store::Store;
+use everwhen_engine::store::keys::timeline_key;
 use everwhen_engine::store::testing::{Fault, Faulty, Rule, Verb};
 use everwhen_engine::time::Timestamp;
 use rusqlite::Connection;
@@ -799,6 +800,25 @@ async fn damaged_claims_and_records_do_not_end_protection() {
         ("damaged-record-lost-state", "/record/", false),
     ] {
         let (_bench, protection) = protected_past_damage(name, part, keeps_state).await;
+        protection.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_looks_like_the_last_claim_there_can_be_ends_nothing() {
+    let bench = Bench::new("last-claim").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    let database =
+        protection.wait_durable(None, PATIENCE).await.map(|_| protection.status().database).unwrap();
+    protection.stop().await.unwrap();
+    let last = timeline_key(database.unwrap(), TimelineId::new(u32::MAX).unwrap());
+    bench.repository.store().create(&last, b"no claim".as_slice().into()).await.unwrap();
+    for (state, timeline) in [("state", 1), ("other-state", 2)] {
+        let protection = Protection::start(bench.repository.clone(), bench.options(state)).await.unwrap();
+        let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        assert_eq!(durable.timeline.get(), timeline);
         protection.stop().await.unwrap();
     }
 }

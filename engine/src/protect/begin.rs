@@ -248,7 +248,7 @@ async fn begin_anew(driver: &Driver, database: DatabaseId) -> Result<Beginning, 
 /// A new timeline that begins at the last state of the newest one.
 async fn fork_at_tip(driver: &Driver, database: DatabaseId, why: &str) -> Result<Beginning, ProtectError> {
     let repository = &driver.repository;
-    let is_new = Claims::of(repository, database).await?.newest().is_none();
+    let is_new = Claims::of(repository, database).await?.are_none();
     let reason = if is_new { ForkReason::Began } else { ForkReason::NotProven };
     let tip = last_state(repository, database).await?;
     let claim = claim(driver, database, tip.as_ref().map(|tip| tip.position), reason).await?;

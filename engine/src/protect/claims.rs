@@ -1,6 +1,6 @@
 //! Claims of timelines: which there are, and taking the next.
 //!
-//! A damaged claim stops nobody: its number counts as taken, and what leads over it as unreadable.
+//! A damaged claim stops nobody: its number is taken, and whatever leads over it is not gone on with.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,10 +32,14 @@ impl Claims {
         Ok(Self { readable, unreadable })
     }
 
-    /// The highest number.
+    /// The highest number of those that can be read: nobody reads what is written under another.
     pub(super) fn newest(&self) -> Option<TimelineId> {
-        let readable = self.readable.iter().map(|claim| claim.id).max();
-        readable.max(self.unreadable.last().copied())
+        self.readable.iter().map(|claim| claim.id).max()
+    }
+
+    /// Whether nobody has ever claimed one.
+    pub(super) fn are_none(&self) -> bool {
+        self.readable.is_empty() && self.unreadable.is_empty()
     }
 
     /// Where each timeline left its parent.
@@ -65,7 +69,7 @@ pub(crate) struct OurClaim {
     pub(super) nonce: [u8; 8],
 }
 
-/// Claims the timeline after all others. A claim that a start has made and then failed before it could use it is used by
+/// Claims the next free timeline after all that can be read. A claim that a start has made and then failed before it could use it is used by
 /// the next: a full disk would make thousands over a night.
 pub(super) async fn claim(
     driver: &Driver,

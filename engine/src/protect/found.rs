@@ -10,6 +10,7 @@ use crate::protect::journal::Mark;
 use crate::protect::known::Leaving;
 use crate::protect::outbox::Part;
 use crate::protect::scan::Scan;
+use crate::protect::spooled;
 use crate::protect::table::PageTable;
 use crate::repository::ForkReason;
 use crate::time::Timestamp;
@@ -173,13 +174,15 @@ fn go_on_as(beginning: &mut Beginning, forked: Mark) {
     beginning.mark = forked;
 }
 
-/// What only the spool has belongs to the timeline that is left, and could not be stored: the new one begins at what is.
+/// What only the spool has belongs to the timeline that is left, and no base leads to it: the new one begins at what is
+/// stored.
 fn leave_spool(driver: &Driver, beginning: &mut Beginning) {
     let (left, mark) = (beginning.spooled.len(), &mut beginning.mark);
     if left == 0 {
         return;
     }
-    driver.board.note(format!("{left} parts of timeline {} stay in the spool", mark.timeline));
+    driver.board.note(format!("{left} parts of timeline {} are of no use without a base", mark.timeline));
+    spooled::discard(&beginning.spooled);
     (mark.tx, mark.time) = beginning.stored.map_or((None, mark.time), |(tx, time)| (Some(tx), time));
     beginning.spooled.clear();
     beginning.table = None;

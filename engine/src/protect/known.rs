@@ -48,7 +48,7 @@ pub(super) struct Known {
     pub(super) timeline: TimelineId,
     /// `None` when a claim cannot be read.
     pub(super) lineage: Option<Lineage>,
-    /// The highest number that is claimed by anybody.
+    /// The highest number in a claim that can be read.
     pub(super) newest_claim: TimelineId,
     /// All marks of the journal, oldest first.
     pub(super) marks: Vec<Recorded>,
