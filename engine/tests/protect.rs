@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use capture_support::writer::{reported, run_job, start};
 use everwhen_engine::history::{GapReason, History};
-use everwhen_engine::ids::HostId;
+use everwhen_engine::ids::{HostId, TimelineId};
 use everwhen_engine::plan::Target;
 use everwhen_engine::protect::{BaseRule, Health, ProtectOptions, Protection};
 use everwhen_engine::repository::{CreateOptions, Repository};
 use everwhen_engine::restore::{self, Cancel};
 use everwhen_engine::store::Store;
+use everwhen_engine::store::keys::timeline_key;
 use everwhen_engine::store::testing::{Fault, Faulty, Rule, Verb};
 use everwhen_engine::time::Timestamp;
 use rusqlite::Connection;
@@ -591,4 +592,277 @@ async fn an_idle_database_asks_nothing_of_the_store() {
     );
     bench.faulty.clear();
     protection.stop().await.unwrap();
+}
+
+/// The objects of the repository whose keys contain `part`, in order.
+async fn keys(bench: &Bench, part: &str) -> Vec<String> {
+    let all = bench.repository.store().list_all("", None).await.unwrap();
+    all.into_iter().map(|entry| entry.key).filter(|key| key.contains(part)).collect()
+}
+
+/// Makes the newest of these objects unreadable.
+async fn damage(bench: &Bench, part: &str) {
+    let key = keys(bench, part).await.pop().unwrap();
+    bench.repository.store().delete(&key).await.unwrap();
+    bench.repository.store().create(&key, b"not what it was".as_slice().into()).await.unwrap();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// All commits are restore points of their own; of some that nobody watched only the times are not known.
+async fn nothing_was_missed(bench: &Bench) {
+    let history = bench.history().await;
+    assert!(history.flaws().is_empty(), "{:?}", history.flaws());
+    let gaps = history.gaps();
+    let unseen = |reason| matches!(reason, GapReason::UncertainTimes | GapReason::NotWatched);
+    assert!(gaps.iter().all(|gap| unseen(gap.reason)), "{gaps:?}");
+}
+
+async fn a_torn_part(name: &str, tear: fn(&Path)) {
+    let bench = Bench::new(name).await;
+    let app = bench.connect();
+    table(&app);
+    let mut options = bench.options("state");
+    (options.memory_queue_bytes, options.stop_patience) = (0, Duration::from_millis(100));
+    let protection = Protection::start(bench.repository.clone(), options.clone()).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable));
+    for id in 0..6 {
+        insert(&app, id);
+        protection.flush().await.unwrap();
+    }
+    // The power cut: what is on the disk then, of which one part is torn.
+    options.state = bench.folder.path().join("after");
+    copy_folder(&bench.folder.path().join("state"), &options.state);
+    protection.stop().await.unwrap();
+    let spool = options.state.join("spool/00000001");
+    let mut parts: Vec<PathBuf> =
+        std::fs::read_dir(spool).unwrap().map(|part| part.unwrap().path()).collect();
+    parts.sort();
+    assert_eq!(parts.len(), 6);
+    tear(&parts[3]);
+    bench.faulty.clear();
+    let protection = Protection::start(bench.repository.clone(), options.clone()).await.unwrap();
+    insert(&app, 10);
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!((durable.timeline.get(), durable.tx.get()), (2, 8), "{:?}", protection.status());
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    nothing_was_missed(&bench).await;
+    assert_eq!(keys(&bench, "/log/00000001/").await.iter().filter(|key| key.contains("0004-")).count(), 1);
+    let folders = std::fs::read_dir(options.state.join("spool")).unwrap();
+    let folders: Vec<_> = folders.map(|folder| folder.unwrap().file_name()).collect();
+    assert_eq!(folders, ["00000002"], "nothing of a timeline that was left stays");
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spooled_part_that_a_power_cut_left_empty_is_captured_again() {
+    a_torn_part("torn-empty", |part| std::fs::write(part, []).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spooled_part_that_a_power_cut_cut_short_is_captured_again() {
+    a_torn_part("torn-short", |part| {
+        let file = std::fs::File::options().write(true).open(part).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spooled_part_with_zeros_behind_its_tables_is_captured_again() {
+    a_torn_part("torn-zeros", |part| {
+        let mut bytes = std::fs::read(part).unwrap();
+        let len = bytes.len();
+        bytes[len - 20..].fill(0);
+        std::fs::write(part, bytes).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_comes_back_behind_another_one_begins_the_next_timeline() {
+    let bench = Bench::new("superseded").await;
+    let app = bench.connect();
+    table(&app);
+    for (number, state) in (1..).zip(["state", "other-state", "state", "other-state"]) {
+        let protection = Protection::start(bench.repository.clone(), bench.options(state)).await.unwrap();
+        protection.wait_durable(None, PATIENCE).await.unwrap();
+        insert(&app, number);
+        let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        assert_eq!(i64::from(durable.timeline.get()), number, "{:?}", protection.status());
+        protection.stop().await.unwrap();
+        assert!(bench.restore(Target::Latest).await == image(&bench.database()), "start {number}");
+        nothing_was_missed(&bench).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_state_behind_a_hole_gets_a_base_of_its_own() {
+    let bench = Bench::new("behind-a-hole").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    for id in 0..5 {
+        protection.wait_durable(None, PATIENCE).await.unwrap();
+        insert(&app, id);
+    }
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    protection.stop().await.unwrap();
+    let segments = keys(&bench, "/log/").await;
+    bench.repository.store().delete(&segments[segments.len() - 2]).await.unwrap();
+    std::fs::remove_dir_all(bench.folder.path().join("state")).unwrap();
+    let protection = bench.start().await;
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    insert(&app, 100);
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_base_that_was_broken_off_is_never_made_again_at_its_position() {
+    let bench = Bench::new("first-base").await;
+    let app = bench.connect();
+    table(&app);
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable).on_keys_with("/base/"));
+    let options = ProtectOptions { stop_patience: Duration::from_millis(100), ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    let first = protection.flush().await.unwrap().unwrap().position;
+    assert_eq!((first.timeline.get(), first.tx.get()), (1, 1));
+    protection.stop().await.unwrap();
+    bench.faulty.clear();
+    insert(&app, 1);
+    let protection = bench.start().await;
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(durable.timeline.get(), 2, "another state must not get the number of the first");
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    assert!(bench.restore(Target::Latest).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+/// One object is damaged while nobody looks; protection goes on.
+async fn protected_past_damage(name: &str, part: &str, keeps_state: bool) -> (Bench, Protection) {
+    let bench = Bench::new(name).await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    insert(&app, 1);
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    protection.stop().await.unwrap();
+    damage(&bench, part).await;
+    if !keeps_state {
+        std::fs::remove_dir_all(bench.folder.path().join("state")).unwrap();
+    }
+    insert(&app, 2);
+    // As a new process, which remembers nothing it has read.
+    let repository = Repository::open(bench.repository.store().clone(), None).await.unwrap();
+    let protection = Protection::start(repository, bench.options("state")).await.unwrap();
+    let durable = protection.wait_durable(None, PATIENCE).await;
+    assert!(durable.is_ok(), "{durable:?}: {:?}", protection.status());
+    (bench, protection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_base_is_replaced_by_a_new_one() {
+    for (name, keeps_state) in [("damaged-base", true), ("damaged-base-lost-state", false)] {
+        let (bench, protection) = protected_past_damage(name, "/base/", keeps_state).await;
+        assert!(bench.restore(Target::Latest).await == image(&bench.database()), "{name}");
+        protection.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_damaged_last_segment_protection_goes_on() {
+    let (bench, protection) = protected_past_damage("damaged-segment", "/log/", false).await;
+    assert!(bench.restore(Target::Latest).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_claims_and_records_do_not_end_protection() {
+    for (name, part, keeps_state) in [
+        ("damaged-claim", "/timeline/", true),
+        ("damaged-claim-lost-state", "/timeline/", false),
+        ("damaged-record", "/record/", true),
+        ("damaged-record-lost-state", "/record/", false),
+    ] {
+        let (_bench, protection) = protected_past_damage(name, part, keeps_state).await;
+        protection.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_looks_like_the_last_claim_there_can_be_ends_nothing() {
+    let bench = Bench::new("last-claim").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    let database =
+        protection.wait_durable(None, PATIENCE).await.map(|_| protection.status().database).unwrap();
+    protection.stop().await.unwrap();
+    let last = timeline_key(database.unwrap(), TimelineId::new(u32::MAX).unwrap());
+    bench.repository.store().create(&last, b"no claim".as_slice().into()).await.unwrap();
+    for (state, timeline) in [("state", 1), ("other-state", 2)] {
+        let protection = Protection::start(bench.repository.clone(), bench.options(state)).await.unwrap();
+        let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        assert_eq!(durable.timeline.get(), timeline);
+        protection.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_again_and_again_claims_one_timeline() {
+    let bench = Bench::new("one-claim").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    protection.stop().await.unwrap();
+    let state = bench.folder.path().join("state");
+    std::fs::remove_dir_all(&state).unwrap();
+    // The journal cannot be written.
+    let in_the_way = state.join("table.new");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    let protection = bench.start().await;
+    until("the trouble is shown", || protection.status().health == Health::Failing).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(keys(&bench, "/timeline/").await.len(), 2);
+    std::fs::remove_dir(in_the_way).unwrap();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(durable.timeline.get(), 2);
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_lasting_state_the_log_since_the_last_base_is_counted_all_the_same() {
+    let bench = Bench::new("counted").await;
+    let app = bench.connect();
+    table(&app);
+    let state = bench.folder.path().join("state");
+    for round in 0..6 {
+        let _ = std::fs::remove_dir_all(&state);
+        let options = ProtectOptions { base: BaseRule { versions: 60, age: None }, ..bench.options("state") };
+        let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+        for id in 0..20 {
+            insert(&app, round * 100 + id);
+            protection.flush().await.unwrap();
+        }
+        protection.wait_durable(None, PATIENCE).await.unwrap();
+        until("no base is being made", || protection.status().base.pages_total.is_none()).await;
+        protection.stop().await.unwrap();
+    }
+    assert!(bench.history().await.bases().count() > 1, "a restore replays more with every start");
 }

@@ -5,32 +5,37 @@
 //! | nothing, here or in the repository | a new database, timeline 1, its first transaction given by a base |
 //! | the journal, and the repository is where it says (or the spool goes on from there) | go on with the same timeline |
 //! | the journal is gone, or behind the repository | the next timeline, forked at the repository's last state |
-//! | the same numbers may be given out twice ([`Beyond`]) | the next timeline, forked where the log goes on |
+//! | the same numbers may be given out twice, or somebody has claimed a later timeline | the next timeline, forked where the log goes on |
+//! | nothing of the timeline is certain | the next timeline, its first transaction given by a base |
 //!
-//! Then the source is asked whether its log goes on from there. If not, the page table tells the difference, which is
-//! one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
+//! (`known` has the rules.) Then the source is asked whether its log goes on from there. If not, the page table tells the
+//! difference, which is one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
+//!
+//! One object of the repository that is damaged stops nothing: the next best is gone on with, and a warning given.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use crate::base::Manifest;
 use crate::error::Explain;
-use crate::ids::{DatabaseId, Position, TimelineId, TxId, TxRange};
+use crate::ids::{DatabaseId, Position, TxId, TxRange};
 use crate::page::{PageNo, PageSize, StateChecksum};
 use crate::plan::Target;
 use crate::protect::ProtectOptions;
 use crate::protect::base::BaseFacts;
+use crate::protect::claims::{Claims, claim};
+use crate::protect::driver::Driver;
 use crate::protect::error::ProtectError;
-use crate::protect::fork::{claim, first_mark, last_state};
-use crate::protect::frames::PartBody;
+use crate::protect::fork::{first_mark, last_state, readable};
 use crate::protect::journal::{Journal, Mark, Recovered};
+use crate::protect::known::{Decision, Known, Leaving, Lineage, Next, Recorded, contiguous_tip};
 use crate::protect::outbox::Part;
-use crate::protect::spool::{Spool, SpooledPart};
+use crate::protect::spool::Spool;
+use crate::protect::spooled::{self, Expected, continuing_parts};
 use crate::protect::table::PageTable;
+use crate::protect::wiring;
 use crate::repository::{DatabaseRecord, ForkReason, NewDatabase, Repository};
 use crate::restore::{self, RestoreError};
-use crate::segment::{HEADER_BYTES, Prologue, chain_start};
+use crate::segment::chain_start;
 use crate::sqlite::lock_byte_page;
 use crate::store::keys::BaseKey;
 use crate::time::Timestamp;
@@ -44,10 +49,10 @@ pub(crate) struct Beginning {
     pub(crate) state: Option<StateChecksum>,
     /// The last transaction in the repository, with its time (or a moment shortly after).
     pub(crate) stored: Option<(TxId, Timestamp)>,
-    /// Parts of the spool that the repository does not have.
+    /// Parts of the spool that the repository does not have. None when the timeline is left: they were stored before.
     pub(crate) spooled: Vec<Part>,
-    /// What else this timeline may hold.
-    pub(crate) beyond: Beyond,
+    /// Why the log goes on with the next timeline, which is not claimed yet.
+    pub(crate) leaving: Option<Leaving>,
     /// The newest base from which the present timeline can be replayed.
     pub(crate) base: Option<BaseFacts>,
     /// To be told to the operator.
@@ -55,19 +60,6 @@ pub(crate) struct Beginning {
 }
 
 const NOT_OURS: &str = "the local state was lost or is older than the repository";
-
-/// What is numbered on the timeline after the place where it goes on. Whoever gave such a number to another transaction
-/// would have two of one name in the repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beyond {
-    /// Nothing.
-    Nothing,
-    /// Parts were closed that are not in the repository: a put may be under way still that a kill broke off. If the
-    /// source's log goes on, the same transactions get the same numbers again, and it does no harm.
-    Closed,
-    /// Segments are in the repository behind one that is missing.
-    Stored,
-}
 
 impl Beginning {
     fn of_nothing(mark: Mark) -> Self {
@@ -77,127 +69,138 @@ impl Beginning {
             state: None,
             stored: None,
             spooled: Vec::new(),
-            beyond: Beyond::Nothing,
+            leaving: None,
             base: None,
             note: None,
         }
     }
 }
 
-/// Finds where to begin. Reads local files without further ado: for the capture thread.
-pub(crate) async fn begin(
-    repository: &Repository,
-    options: &ProtectOptions,
-    source: &Path,
-) -> Result<Beginning, ProtectError> {
-    let state_error = |source| ProtectError::State { folder: options.state.clone(), source };
-    let Some(recovered) = Journal::recover(&options.state).map_err(state_error)? else {
-        return begin_without_journal(repository, options, source).await;
+/// Finds where to begin. Reads local files without further ado: for the capture thread, while the source's log is held.
+pub(crate) async fn begin(driver: &Driver, source: &Path) -> Result<Beginning, ProtectError> {
+    let (repository, state) = (&driver.repository, &driver.options.state);
+    let Some(recovered) = Journal::recover(state).map_err(ProtectError::state(state))? else {
+        return begin_without_journal(driver, source).await;
     };
     let oldest = recovered.oldest().clone();
-    if repository.database(oldest.database).await?.is_none() {
-        return Err(ProtectError::ForeignState { folder: options.state.clone(), database: oldest.database });
+    if let Some(None) = readable(repository.database(oldest.database).await)? {
+        return Err(ProtectError::ForeignState { folder: state.clone(), database: oldest.database });
     }
-    let claims = repository.timelines(oldest.database).await?;
-    if !claims.iter().any(|claim| claim.id == oldest.timeline && claim.nonce == oldest.claim) {
-        return fork_at_tip(repository, options, oldest.database, NOT_OURS).await;
+    let claims = Claims::of(repository, oldest.database).await?;
+    if claims.are_of_others(oldest.timeline, oldest.claim) {
+        return fork_at_tip(driver, oldest.database, NOT_OURS).await;
     }
-    let stored = stored_ranges(repository, &oldest).await?;
-    let spool = Spool::open(&options.state, oldest.timeline).map_err(state_error)?;
-    let mut known = Known::new(recovered, stored, spool.parts().map_err(state_error)?);
-    let mut base = base_of(repository, known.reached()).await?;
-    let needs_base = known.reached().needs_base;
-    if base.is_none() && needs_base > known.tip {
-        // Its base was never finished, and nothing of it was ever called durable: the image is taken anew.
-        known.forget_from(needs_base);
-        base = base_of(repository, known.reached()).await?;
-    }
-    let Some(end) = known.end() else {
-        let chain = chain_start(oldest.database, oldest.timeline);
-        let mark = Mark { tx: None, stored: None, needs_base: None, chain, ..oldest };
-        return Ok(Beginning::of_nothing(mark));
-    };
-    let (beyond, tip) = (known.beyond(), known.tip);
-    let Some((mark, table)) = known.recovered.at(end, never_stored) else {
-        return fork_at_tip(repository, options, oldest.database, NOT_OURS).await;
-    };
-    let spooled = known.spooled.into_iter().map(read_part).collect::<Result<Vec<_>, _>>();
-    let spooled = spooled.map_err(state_error)?;
-    let state = Some(table.state());
-    let stored = tip.map(|tx| (tx, spooled.first().map_or(mark.time, |part| part.from)));
-    Ok(Beginning { mark, table: Some(table), state, stored, spooled, beyond, base, note: None })
+    let segments = repository.segments(oldest.database, oldest.timeline, oldest.stored).await?;
+    let segments: Vec<TxRange> = segments.into_iter().map(|(key, _)| key.range).collect();
+    let parts = read_spool(state, &recovered, contiguous_tip(oldest.stored, &segments)).await?;
+    let bases = repository.bases(oldest.database).await?.into_iter().map(|(key, _)| key).collect();
+    let known = known(&recovered, &claims, segments, &parts);
+    let decided = decide(repository, known, bases).await?;
+    go_by(driver, recovered, parts, decided).await
 }
 
-/// What the journal, the spool and the repository say of the journal's timeline.
-struct Known {
-    recovered: Recovered,
-    /// The segments that the journal does not know to be stored.
-    stored: Vec<TxRange>,
-    /// The last transaction in the repository with all before it.
+/// What is whole of the spool. It may be a gigabyte.
+async fn read_spool(
+    state: &Path,
+    recovered: &Recovered,
     tip: Option<TxId>,
-    /// What goes on from there.
-    spooled: Vec<SpooledPart>,
+) -> Result<Vec<Part>, ProtectError> {
+    let state_error = ProtectError::state(state);
+    let spool = Spool::open(state, recovered.oldest().timeline).map_err(&state_error)?;
+    let expected = Expected::by(recovered);
+    let read = tokio::task::spawn_blocking(move || continuing_parts(&spool, &expected, tip)).await;
+    read.map_err(|died| ProtectError::TaskDied { what: died.to_string() })?.map_err(state_error)
 }
 
-impl Known {
-    /// Deletes of the spool what is of no use.
-    fn new(recovered: Recovered, stored: Vec<TxRange>, parts: Vec<SpooledPart>) -> Self {
-        let oldest = recovered.oldest();
-        let tip = contiguous_tip(oldest.stored, &stored);
-        let is_known = |part: &SpooledPart| {
-            let last = Some(part.range.last());
-            last <= oldest.tx || recovered.marks().any(|mark| mark.tx == last)
+fn known(recovered: &Recovered, claims: &Claims, segments: Vec<TxRange>, parts: &[Part]) -> Known {
+    let oldest = recovered.oldest();
+    let recorded = |mark: &Mark| Recorded { tx: mark.tx, needs_base: mark.needs_base };
+    Known {
+        timeline: oldest.timeline,
+        lineage: Lineage::of(oldest.timeline, &claims.parents()),
+        newest_claim: claims.newest().unwrap_or(oldest.timeline),
+        marks: recovered.marks().map(recorded).collect(),
+        stored: oldest.stored,
+        segments,
+        parts: parts.iter().map(|part| part.range).collect(),
+        bases: Vec::new(),
+    }
+}
+
+/// What is decided.
+struct Decided {
+    decision: Decision,
+    tip: Option<TxId>,
+    base: Option<BaseFacts>,
+}
+
+/// Decides, with bases that can be read.
+async fn decide(
+    repository: &Repository,
+    mut known: Known,
+    mut bases: Vec<BaseKey>,
+) -> Result<Decided, ProtectError> {
+    loop {
+        known.bases = bases.iter().map(|key| key.position).collect();
+        let (decision, tip) = (known.decide(), known.tip());
+        let Some(chosen) = bases.iter().position(|key| Some(key.position) == decision.base) else {
+            return Ok(Decided { decision, tip, base: None });
         };
-        let spooled = continuing_parts(parts, tip, is_known);
-        Self { recovered, stored, tip, spooled }
-    }
-
-    /// Where the timeline can go on.
-    fn end(&self) -> Option<TxId> {
-        self.spooled.last().map(|part| part.range.last()).or(self.tip)
-    }
-
-    /// The last mark at or before the end.
-    fn reached(&self) -> &Mark {
-        let end = self.end();
-        self.recovered.marks().filter(|mark| mark.tx <= end).last().unwrap_or(self.recovered.oldest())
-    }
-
-    /// Deletes the spooled parts from this transaction on.
-    fn forget_from(&mut self, first: Option<TxId>) {
-        let from = self.spooled.iter().position(|part| Some(part.range.last()) >= first);
-        let forgotten = self.spooled.split_off(from.unwrap_or(self.spooled.len()));
-        forgotten.iter().for_each(|part| drop(std::fs::remove_file(&part.path)));
-    }
-
-    fn beyond(&self) -> Beyond {
-        let end = self.end();
-        if self.stored.iter().any(|range| Some(range.last()) > end) {
-            Beyond::Stored
-        } else if self.recovered.marks().any(|mark| mark.tx > end) {
-            Beyond::Closed
-        } else {
-            Beyond::Nothing
+        let key = bases.swap_remove(chosen);
+        if let Some(base) = readable(base_facts(repository, &key).await)? {
+            return Ok(Decided { decision, tip, base: Some(base) });
         }
     }
 }
 
-async fn begin_without_journal(
-    repository: &Repository,
-    options: &ProtectOptions,
-    source: &Path,
+async fn base_facts(repository: &Repository, key: &BaseKey) -> Result<BaseFacts, ProtectError> {
+    Ok(BaseFacts::of(&Manifest::decode(&repository.get_base(key).await?)?))
+}
+
+/// Does as is decided. What the spool holds of a timeline that is left is stored before.
+async fn go_by(
+    driver: &Driver,
+    recovered: Recovered,
+    mut parts: Vec<Part>,
+    decided: Decided,
 ) -> Result<Beginning, ProtectError> {
+    let Decided { decision, mut tip, base } = decided;
+    let oldest = recovered.oldest().clone();
+    spooled::discard(&parts.split_off(decision.parts));
+    if !matches!(decision.next, Next::GoOn(_))
+        && let Some(last) = parts.last()
+    {
+        let left = Mark { tx: Some(last.range.last()), time: last.to, ..oldest.clone() };
+        let stored = tip.map(|tx| (tx, oldest.time));
+        tip = left.tx;
+        wiring::store_spool(driver, &left, std::mem::take(&mut parts), stored).await?;
+    }
+    let (end, leaving) = match decision.next {
+        Next::First => return Ok(Beginning::of_nothing(at_start(oldest))),
+        Next::Anew => return begin_anew(driver, oldest.database).await,
+        Next::AtTip => return fork_at_tip(driver, oldest.database, NOT_OURS).await,
+        Next::Fork(end, leaving) => (end, Some(leaving)),
+        Next::GoOn(end) => (end, None),
+    };
+    let Some((mark, table)) = recovered.at(end, never_stored) else {
+        return fork_at_tip(driver, oldest.database, NOT_OURS).await;
+    };
+    let state = Some(table.state());
+    let stored = tip.map(|tx| (tx, parts.first().map_or(mark.time, |part| part.from)));
+    Ok(Beginning { mark, table: Some(table), state, stored, spooled: parts, leaving, base, note: None })
+}
+
+fn at_start(mark: Mark) -> Mark {
+    let chain = chain_start(mark.database, mark.timeline);
+    Mark { tx: None, stored: None, needs_base: None, chain, ..mark }
+}
+
+async fn begin_without_journal(driver: &Driver, source: &Path) -> Result<Beginning, ProtectError> {
+    let (repository, options) = (&driver.repository, &driver.options);
     let source = source.display().to_string();
-    let named = repository.databases().await?.into_iter().find(|record| record.name == options.name);
-    match named {
+    match named(repository, &options.name).await? {
         Some(record) if record.source == source => {
-            fork_at_tip(
-                repository,
-                options,
-                record.id,
-                "no local state: another host, or a lost state folder",
-            )
-            .await
+            fork_at_tip(driver, record.id, "no local state: another host, or a lost state folder").await
         }
         Some(record) => Err(name_taken(options, &record)),
         None => {
@@ -211,12 +214,20 @@ async fn begin_without_journal(
                 host_name: options.host_name.clone(),
                 now: Timestamp::now(),
             });
-            let database = database.await?.id;
-            let claim =
-                claim(repository, options, database, TimelineId::FIRST, None, ForkReason::Began).await?;
-            Ok(Beginning::of_nothing(first_mark(database, claim)))
+            let claim = claim(driver, database.await?.id, None, ForkReason::Began).await?;
+            Ok(Beginning::of_nothing(first_mark(claim)))
         }
     }
+}
+
+/// The database of this name, if its record can be read.
+async fn named(repository: &Repository, name: &str) -> Result<Option<DatabaseRecord>, ProtectError> {
+    for (_, record) in repository.databases_or_errors().await? {
+        if let Some(record) = readable(record)?.filter(|record| record.name == name) {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
 }
 
 fn name_taken(options: &ProtectOptions, record: &DatabaseRecord) -> ProtectError {
@@ -226,114 +237,45 @@ fn name_taken(options: &ProtectOptions, record: &DatabaseRecord) -> ProtectError
     }
 }
 
-/// What the repository holds of the journal's timeline after what the journal knows to be stored.
-async fn stored_ranges(repository: &Repository, oldest: &Mark) -> Result<Vec<TxRange>, ProtectError> {
-    let segments = repository.segments(oldest.database, oldest.timeline, oldest.stored).await?;
-    Ok(segments.into_iter().map(|(key, _)| key.range).collect())
-}
-
-/// The last transaction of the run of segments that goes on without a hole after `stored`.
-fn contiguous_tip(stored: Option<TxId>, ranges: &[TxRange]) -> Option<TxId> {
-    // The first segment of a timeline begins after its fork point, wherever that is.
-    ranges.iter().fold(stored, |tip, range| match tip {
-        Some(tip) if range.first() > tip.next() => Some(tip),
-        _ => tip.max(Some(range.last())),
-    })
-}
-
-/// The parts that go on from `tip` without a hole, as far as the journal knows them. Older ones are durable already; a
-/// part is spooled before its record is written, so one that the journal does not know was cut off right then, and the
-/// source has it still. Both are deleted.
-fn continuing_parts(
-    parts: Vec<SpooledPart>,
-    tip: Option<TxId>,
-    is_known: impl Fn(&SpooledPart) -> bool,
-) -> Vec<SpooledPart> {
-    let mut next = tip.map_or(TxId::FIRST, TxId::next);
-    let mut continuing = Vec::new();
-    for part in parts {
-        let (touches, is_new) = (part.range.first() <= next, part.range.last() >= next);
-        if touches && is_new && is_known(&part) {
-            next = part.range.last().next();
-            continuing.push(part);
-        } else if touches {
-            let _ = std::fs::remove_file(&part.path);
-        }
-    }
-    continuing
-}
-
-fn read_part(part: SpooledPart) -> io::Result<Part> {
-    // Its frames may be larger than memory, and are not needed.
-    let first_bytes = |count: usize| {
-        let mut bytes = Vec::new();
-        File::open(&part.path)?.take(count as u64).read_to_end(&mut bytes).map(|_| bytes)
-    };
-    let needed = Prologue::needed(&first_bytes(HEADER_BYTES)?).map_err(io::Error::other)?;
-    let prologue = Prologue::parse(&first_bytes(needed)?).map_err(io::Error::other)?;
-    let header = &prologue.header;
-    Ok(Part {
-        range: header.range,
-        from: header.from,
-        to: header.to,
-        flags: header.flags,
-        body: PartBody::File { path: part.path, len: part.bytes },
-    })
-}
-
-/// The newest base from which the states up to `mark` can be rebuilt, if there is one.
-async fn base_of(repository: &Repository, mark: &Mark) -> Result<Option<BaseFacts>, ProtectError> {
-    let bases = repository.bases(mark.database).await?;
-    let serves =
-        |key: &BaseKey| key.position.timeline <= mark.timeline && Some(key.position.tx) >= mark.needs_base;
-    let newest = bases.iter().filter(|(key, _)| serves(key)).max_by_key(|(key, _)| key.position);
-    let Some((key, _)) = newest else { return Ok(None) };
-    let manifest = Manifest::decode(&repository.get_base(key).await?)?;
-    Ok(Some(BaseFacts::of(&manifest)))
+/// A new timeline without a parent: a put of the first base may be under way still, and two bases at one position would be
+/// two states.
+async fn begin_anew(driver: &Driver, database: DatabaseId) -> Result<Beginning, ProtectError> {
+    let mark = first_mark(claim(driver, database, None, ForkReason::NotProven).await?);
+    let note = format!("timeline {} was begun anew: nothing before it is certain", mark.timeline);
+    Ok(Beginning { note: Some(note), ..Beginning::of_nothing(mark) })
 }
 
 /// A new timeline that begins at the last state of the newest one.
-async fn fork_at_tip(
-    repository: &Repository,
-    options: &ProtectOptions,
-    database: DatabaseId,
-    why: &str,
-) -> Result<Beginning, ProtectError> {
-    let timelines = repository.timelines(database).await?;
-    let newest = timelines.iter().map(|timeline| timeline.id).max();
-    let wanted = newest.map_or(TimelineId::FIRST, TimelineId::next);
-    let tip = last_state(repository, database, &timelines.iter().map(|t| t.id).collect::<Vec<_>>()).await?;
-    let parent = tip.as_ref().map(|tip| tip.position);
-    let reason = if timelines.is_empty() { ForkReason::Began } else { ForkReason::NotProven };
-    let mut mark = first_mark(database, claim(repository, options, database, wanted, parent, reason).await?);
-    if let Some(tip) = &tip {
-        mark = Mark {
-            tx: Some(tip.position.tx),
-            time: tip.last.time,
-            page_size: tip.page_size,
-            image_pages: tip.last.image_pages,
-            stored: Some(tip.position.tx),
-            needs_base: tip.needs_base,
-            ..mark
-        };
+async fn fork_at_tip(driver: &Driver, database: DatabaseId, why: &str) -> Result<Beginning, ProtectError> {
+    let repository = &driver.repository;
+    let is_new = Claims::of(repository, database).await?.are_none();
+    let reason = if is_new { ForkReason::Began } else { ForkReason::NotProven };
+    let tip = last_state(repository, database).await?;
+    let claim = claim(driver, database, tip.as_ref().map(|tip| tip.position), reason).await?;
+    let note = Some(format!("a new timeline {} was begun: {why}", claim.timeline));
+    let Some(tip) = tip else { return Ok(Beginning { note, ..Beginning::of_nothing(first_mark(claim)) }) };
+    let mut mark = tip.mark(claim);
+    let base = match &tip.route {
+        Some(route) => readable(base_facts(repository, &route.base.key).await)?,
+        None => None,
+    };
+    if base.is_none() {
+        // Whatever older bases there are: they do not lead here.
+        mark.needs_base = mark.tx;
     }
-    let base = base_of(repository, &mark).await?;
-    let note = Some(format!("a new timeline {} was begun: {why}", mark.timeline));
-    let state = tip.as_ref().map(|tip| tip.last.state);
-    let stored = tip.map(|tip| (tip.position.tx, tip.last.time));
-    let (spooled, beyond) = (Vec::new(), Beyond::Nothing);
-    Ok(Beginning { mark, table: None, state, stored, spooled, beyond, base, note })
+    Ok(Beginning {
+        state: Some(tip.last.state),
+        stored: Some((tip.position.tx, tip.last.time)),
+        base,
+        note,
+        ..Beginning::of_nothing(mark)
+    })
 }
 
 /// The page table at a position, rebuilt from the repository in a scratch file; `None` (with a warning) when it cannot be.
-pub(crate) async fn rebuilt_table(
-    repository: &Repository,
-    options: &ProtectOptions,
-    database: DatabaseId,
-    at: Position,
-) -> Option<PageTable> {
-    let scratch = options.state.join("rebuild.partial");
-    let rebuilt = rebuild(repository, database, at, &scratch).await;
+pub(crate) async fn rebuilt_table(driver: &Driver, database: DatabaseId, at: Position) -> Option<PageTable> {
+    let scratch = driver.options.state.join("rebuild.partial");
+    let rebuilt = rebuild(&driver.repository, database, at, &scratch).await;
     let _ = std::fs::remove_file(&scratch);
     match rebuilt {
         Ok(table) => Some(table),

@@ -1,5 +1,6 @@
 //! What the capture thread works with, and how it waits.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -7,6 +8,7 @@ use tokio::runtime::Handle;
 use crate::base::Manifest;
 use crate::capture::watch::Waker;
 use crate::protect::ProtectOptions;
+use crate::protect::claims::OurClaim;
 use crate::protect::commands::Commands;
 use crate::protect::error::ProtectError;
 use crate::protect::held;
@@ -22,6 +24,8 @@ pub(crate) struct Driver {
     pub(crate) commands: Commands,
     pub(crate) waker: Waker,
     pub(crate) manifest: Option<Arc<Manifest>>,
+    /// Until the journal says that it is used.
+    pub(crate) unused_claim: RefCell<Option<OurClaim>>,
 }
 
 /// How a run ended.

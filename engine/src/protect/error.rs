@@ -1,6 +1,6 @@
 //! What can go wrong while a database is protected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::base::BaseError;
 use crate::capture::sqlite::{CaptureError, SqliteSourceError};
@@ -8,6 +8,7 @@ use crate::error::{ErrorKind, Explain};
 use crate::ids::{DatabaseId, Position};
 use crate::page::PageNo;
 use crate::repository::RepositoryError;
+use crate::restore::ReadError;
 use crate::segment::{EncodeError, SegmentError};
 
 /// Why protection could not start or go on.
@@ -20,6 +21,9 @@ pub enum ProtectError {
     /// The repository cannot be used.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    /// What the repository holds cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A captured transaction could not be encoded, or did not decode to itself.
     #[error("encode a segment")]
     Encode(#[from] EncodeError),
@@ -106,6 +110,12 @@ pub enum ProtectError {
         /// The transaction that changes it.
         position: Position,
     },
+    /// All numbers of timelines are claimed.
+    #[error("database {database} has a claim of the last timeline there can be")]
+    NoTimelineLeft {
+        /// Whose.
+        database: DatabaseId,
+    },
     /// After an error that was told before: the next run begins where all is there.
     #[error("captured commits were lost on their way to the store; what is missing is looked for")]
     PartLost,
@@ -115,6 +125,24 @@ pub enum ProtectError {
         /// Which.
         what: String,
     },
+}
+
+impl ProtectError {
+    /// What the system said of a state folder.
+    pub(super) fn state(folder: &Path) -> impl Fn(std::io::Error) -> Self + '_ {
+        |source| Self::State { folder: folder.to_owned(), source }
+    }
+
+    /// Whether it is one object of the repository that is missing, damaged or of a newer format: protection goes on with the
+    /// next best. Never when the store did not answer: then nobody knows what there is.
+    pub(super) fn is_of_one_object(&self) -> bool {
+        match self {
+            Self::Repository(RepositoryError::Store(error)) => error.is_missing(),
+            Self::Repository(error) => error.kind() == ErrorKind::Damaged,
+            Self::Segment(_) | Self::Base(_) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<CaptureError<ProtectError>> for ProtectError {
@@ -140,6 +168,7 @@ impl Explain for ProtectError {
         match self {
             Self::Source(error) => error.kind(),
             Self::Repository(error) => error.kind(),
+            Self::Read(error) => error.kind(),
             Self::NameTaken { .. } | Self::ForeignState { .. } | Self::AlreadyProtected { .. } => {
                 ErrorKind::Refused
             }
@@ -152,6 +181,7 @@ impl Explain for ProtectError {
         match self {
             Self::Source(error) => error.advice(),
             Self::Repository(error) => error.advice(),
+            Self::Read(error) => error.advice(),
             Self::State { .. } => Some("give a folder that this user can write, with --state".into()),
             Self::AlreadyProtected { .. } => Some(
                 "`everwhen status` shows what it does; stop it first, or give this one another --state"
@@ -160,6 +190,11 @@ impl Explain for ProtectError {
             Self::NameTaken { .. } => Some("give this database another name, with --name".into()),
             Self::ForeignState { .. } => Some(
                 "give the store that holds its history, or another --state folder to begin a new history"
+                    .into(),
+            ),
+            Self::NoTimelineLeft { .. } => Some(
+                "nobody gets there by counting: look at what wrote the object timeline/ffffffff, and remove it if it is not \
+                 a claim of Everwhen"
                     .into(),
             ),
             Self::SpoolFull { .. } | Self::NotDurable { .. } => {

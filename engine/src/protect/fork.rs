@@ -1,58 +1,49 @@
-//! New timelines: claims, and where each begins.
+//! New timelines: where each begins.
 //!
 //! A timeline is never taken up again once its log cannot be shown to go on: the next free number is claimed, with the last
 //! state that is certain as its parent. Nothing is lost by it, both stay restorable.
 
-use crate::failpoint;
+use std::collections::BTreeSet;
+
+use crate::error::Explain;
+use crate::history::{Findings, History};
 use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::page::{PageSize, StateChecksum};
-use crate::protect::ProtectOptions;
+use crate::plan::{Route, route};
+use crate::protect::claims::{OurClaim, claim};
+use crate::protect::driver::Driver;
 use crate::protect::error::ProtectError;
 use crate::protect::journal::Mark;
-use crate::repository::{Claim, ForkReason, NewTimeline, Repository};
+use crate::protect::ship::chain;
+use crate::repository::{ForkReason, Repository};
+use crate::restore::Inventory;
 use crate::segment::chain_start;
 use crate::store::keys::SegmentKey;
 use crate::time::Timestamp;
 use crate::transaction::Transaction;
 
-/// Claims the next free timeline from `wanted` on.
-pub(super) async fn claim(
-    repository: &Repository,
-    options: &ProtectOptions,
-    database: DatabaseId,
-    mut wanted: TimelineId,
-    parent: Option<Position>,
-    reason: ForkReason,
-) -> Result<(TimelineId, [u8; 8]), ProtectError> {
-    failpoint::hit("timeline_before_claim");
-    loop {
-        let new = NewTimeline {
-            id: wanted,
-            parent,
-            reason,
-            host: options.host,
-            host_name: options.host_name.clone(),
-            now: Timestamp::now(),
-        };
-        match repository.claim_timeline(database, new).await? {
-            Claim::Won(timeline) => {
-                failpoint::hit("timeline_after_claim");
-                return Ok((timeline.id, timeline.nonce));
-            }
-            Claim::TakenBy(_) => wanted = wanted.next(),
+/// What was read; `None`, with a warning, when the one object is not as it should be.
+pub(super) fn readable<T, E: Into<ProtectError>>(read: Result<T, E>) -> Result<Option<T>, ProtectError> {
+    match read.map_err(Into::into) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_of_one_object() => {
+            let (error, advice) = (chain(&error), error.advice());
+            tracing::warn!(error, advice, "protection goes on without it");
+            Ok(None)
         }
+        Err(error) => Err(error),
     }
 }
 
 /// Before the first transaction of a timeline that we have claimed.
-pub(super) fn first_mark(database: DatabaseId, (timeline, nonce): (TimelineId, [u8; 8])) -> Mark {
+pub(super) fn first_mark(claim: OurClaim) -> Mark {
     Mark {
-        database,
-        timeline,
-        claim: nonce,
+        database: claim.database,
+        timeline: claim.timeline,
+        claim: claim.nonce,
         tx: None,
         time: Timestamp::from_micros(0),
-        chain: chain_start(database, timeline),
+        chain: chain_start(claim.database, claim.timeline),
         page_size: PageSize::MIN,
         image_pages: 0,
         stored: None,
@@ -68,27 +59,73 @@ pub(super) struct LastState {
     pub(super) position: Position,
     pub(super) last: Transaction,
     pub(super) page_size: PageSize,
+    /// The last transaction of its timeline whose state only a base gives.
     pub(super) needs_base: Option<TxId>,
+    /// How it is rebuilt; `None` when it cannot be.
+    pub(super) route: Option<Route>,
 }
 
-/// The last transaction of the newest timeline that has any.
+impl LastState {
+    /// Before the first transaction after it, on a timeline that we have claimed.
+    pub(super) fn mark(&self, claim: OurClaim) -> Mark {
+        let tx = Some(self.position.tx);
+        let log = self.route.as_ref();
+        Mark {
+            tx,
+            time: self.last.time,
+            page_size: self.page_size,
+            image_pages: self.last.image_pages,
+            stored: tx,
+            needs_base: if log.is_some() { self.needs_base } else { tx },
+            // Names do not tell how many pages a transaction changed: one at least.
+            log_versions: log.map_or(0, |log| log.transactions),
+            log_bytes: log.map_or(0, |log| log.segments.iter().map(|segment| segment.size).sum()),
+            ..first_mark(claim)
+        }
+    }
+}
+
+/// The last transaction that can be read, of the newest timeline that has any.
 pub(super) async fn last_state(
     repository: &Repository,
     database: DatabaseId,
-    timelines: &[TimelineId],
 ) -> Result<Option<LastState>, ProtectError> {
+    let mut history = history(repository, database).await?;
+    let timelines: Vec<TimelineId> = history.timelines().iter().map(|active| active.timeline.id).collect();
     for &timeline in timelines.iter().rev() {
-        let segments = repository.segments(database, timeline, None).await?;
-        let Some((key, _)) = segments.iter().max_by_key(|(key, _)| key.range.last()) else { continue };
-        let (transactions, page_size) = transactions_of(repository, key).await?;
-        if let Some(last) = transactions.last() {
-            let based =
-                segments.iter().filter(|(key, _)| key.flags.needs_base).map(|(key, _)| key.range.first());
-            let (position, needs_base) = (Position::new(timeline, last.tx), based.max());
-            return Ok(Some(LastState { position, last: *last, page_size, needs_base }));
+        let own = |key: &SegmentKey| key.timeline == timeline;
+        let mut keys: Vec<SegmentKey> = history.segments().map(|entry| entry.key).filter(own).collect();
+        keys.sort_by_key(|key| key.range.last());
+        let mut unreadable = BTreeSet::new();
+        while let Some(key) = keys.pop() {
+            let Some((transactions, page_size)) = readable(transactions_of(repository, &key).await)? else {
+                unreadable.insert(key.to_string());
+                continue;
+            };
+            let Some(last) = transactions.last().copied() else { continue };
+            if !unreadable.is_empty() {
+                history = history.without(&unreadable, &BTreeSet::new());
+            }
+            let position = Position::new(timeline, last.tx);
+            let based = keys.iter().chain([&key]).filter(|key| key.flags.needs_base);
+            let needs_base = based.map(|key| key.range.first()).max();
+            let route = route(&history, position).ok();
+            return Ok(Some(LastState { position, last, page_size, needs_base, route }));
         }
     }
     Ok(None)
+}
+
+/// What of a database can be read: without the timelines that a damaged claim leads to.
+async fn history(repository: &Repository, database: DatabaseId) -> Result<History, ProtectError> {
+    let claims = Inventory::claims(repository, database).await?;
+    let findings = Findings {
+        timelines: claims.into_iter().filter_map(Result::ok).collect(),
+        segments: Inventory::all_segments(repository, database).await?,
+        bases: Inventory::bases(repository, database).await?,
+        seen: Vec::new(),
+    };
+    Ok(History::build(database, findings))
 }
 
 async fn transactions_of(
@@ -108,18 +145,20 @@ async fn transactions_of(
 /// A new timeline for a source that has lost its last transactions: it begins where the source really is, found by
 /// the state checksum among the newest transactions; else at the last state, and the caller records the difference.
 pub(crate) async fn fork_behind(
-    repository: &Repository,
-    options: &ProtectOptions,
+    driver: &Driver,
     mark: &Mark,
     found: StateChecksum,
 ) -> Result<(Mark, bool), ProtectError> {
     /// Segments searched for the state, newest first.
     const SEARCHED: usize = 64;
+    let repository = &driver.repository;
     let segments = repository.segments(mark.database, mark.timeline, None).await?;
+    // What lies behind the mark lies behind a hole.
+    let is_it = |transaction: &Transaction| transaction.state == found && Some(transaction.tx) <= mark.tx;
     let mut at = None;
     for (key, _) in segments.iter().rev().take(SEARCHED) {
-        let (transactions, _) = transactions_of(repository, key).await?;
-        at = transactions.into_iter().rev().find(|transaction| transaction.state == found);
+        let Some((transactions, _)) = readable(transactions_of(repository, key).await)? else { continue };
+        at = transactions.into_iter().rev().find(is_it);
         if at.is_some() {
             break;
         }
@@ -130,20 +169,24 @@ pub(crate) async fn fork_behind(
         image_pages: at.map_or(mark.image_pages, |transaction| transaction.image_pages),
         ..mark.clone()
     };
-    let forked = fork_from(repository, options, &from, ForkReason::SourceBehind).await?;
+    let forked = fork_from(driver, &from, ForkReason::SourceBehind).await?;
     Ok((forked, at.is_some()))
 }
 
 /// A new timeline that begins with the state of `mark`, all of which the repository holds.
 pub(crate) async fn fork_from(
-    repository: &Repository,
-    options: &ProtectOptions,
+    driver: &Driver,
     mark: &Mark,
     reason: ForkReason,
 ) -> Result<Mark, ProtectError> {
     let parent = mark.tx.map(|tx| Position::new(mark.timeline, tx));
-    let (timeline, nonce) =
-        claim(repository, options, mark.database, mark.timeline.next(), parent, reason).await?;
-    let chain = chain_start(mark.database, timeline);
-    Ok(Mark { timeline, claim: nonce, stored: mark.tx, chain, ..mark.clone() })
+    let claim = claim(driver, mark.database, parent, reason).await?;
+    let fresh = first_mark(claim);
+    Ok(Mark {
+        timeline: fresh.timeline,
+        claim: fresh.claim,
+        chain: fresh.chain,
+        stored: mark.tx,
+        ..mark.clone()
+    })
 }

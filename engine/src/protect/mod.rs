@@ -11,6 +11,7 @@
 
 mod base;
 mod begin;
+mod claims;
 mod commands;
 mod driver;
 mod error;
@@ -19,6 +20,7 @@ mod found;
 mod frames;
 mod held;
 mod journal;
+mod known;
 #[cfg(feature = "test-util")]
 pub(crate) mod laws;
 mod outbox;
@@ -28,11 +30,13 @@ mod run;
 mod scan;
 mod ship;
 mod spool;
+mod spooled;
 mod status;
 mod table;
 mod thread;
 mod wiring;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -151,7 +155,7 @@ impl Protection {
         };
         let path = source.as_ref().map_or(options.source.as_path(), SqliteSource::path);
         let board = Board::new(&options.name, path.to_owned());
-        let waker = Waker::new().map_err(|source| state_error(&options, source))?;
+        let waker = Waker::new().map_err(ProtectError::state(&options.state))?;
         let (sender, commands) = mpsc::channel();
         let name = options.name.clone();
         let driver = Driver {
@@ -162,6 +166,7 @@ impl Protection {
             commands: Commands::new(commands),
             waker: waker.clone(),
             manifest: None,
+            unused_claim: RefCell::default(),
         };
         let (end, ended) = watch::channel(false);
         std::thread::Builder::new()
@@ -295,20 +300,17 @@ async fn open_source(options: &ProtectOptions) -> Result<Option<SqliteSource>, P
     }
 }
 
-fn state_error(options: &ProtectOptions, source: std::io::Error) -> ProtectError {
-    ProtectError::State { folder: options.state.clone(), source }
-}
-
 fn lock_state(options: &ProtectOptions) -> Result<std::fs::File, ProtectError> {
-    std::fs::create_dir_all(&options.state).map_err(|source| state_error(options, source))?;
+    let state_error = ProtectError::state(&options.state);
+    std::fs::create_dir_all(&options.state).map_err(&state_error)?;
     let path = options.state.join("lock");
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(|source| state_error(options, source))?;
+    let file = file.map_err(&state_error)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             Err(ProtectError::AlreadyProtected { folder: options.state.clone() })
         }
-        Err(error) => Err(state_error(options, error.into())),
+        Err(error) => Err(state_error(error.into())),
     }
 }

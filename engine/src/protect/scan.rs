@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::capture::sink::{Commit, Image, PreviousPage, Sink};
 use crate::capture::sqlite::{SqliteSource, SqliteSourceError};
 use crate::page::{PageHash, PageNo, StateChecksum};
+use crate::protect::ProtectOptions;
 use crate::protect::begin;
 use crate::protect::error::ProtectError;
 use crate::protect::table::PageTable;
@@ -18,7 +19,8 @@ const STEP_BYTES: usize = 1 << 20;
 /// The state of a source, while the source may go on.
 ///
 /// Its log is held, so that the commits that come are captured one by one. But when an application's own checkpoint waits
-/// for us, and keeps its writers out as long, the source is followed, and the state is a later one.
+/// for us, and keeps its writers out as long, or when the log grows past its limit, the source is followed, and the state is
+/// a later one.
 pub(crate) struct Scan {
     table: PageTable,
     changes: Changes,
@@ -26,16 +28,20 @@ pub(crate) struct Scan {
     /// Between the last commit of the image and the next.
     at: Timestamp,
     scratch: PathBuf,
+    log_bytes_max: u64,
 }
 
 impl Scan {
     /// Reads the source through. Reading is the whole cost: 0.1-0.3 s per GiB from the page cache.
     pub(crate) fn of(
         source: &mut SqliteSource,
-        scratch: &Path,
+        options: &ProtectOptions,
         go_on: &dyn Fn() -> Result<(), ProtectError>,
     ) -> Result<Self, ProtectError> {
-        Self::of_while(source, scratch, |source| go_on().map(|()| source.checkpoint_waits()))
+        let log_bytes_max = options.source_log_bytes;
+        let must_follow = |source: &SqliteSource| go_on().and_then(|()| is_held_up(source, log_bytes_max));
+        let scan = Self::of_while(source, &options.state, must_follow)?;
+        Ok(Self { log_bytes_max, ..scan })
     }
 
     /// Follows the source from the step on at which it must be followed.
@@ -60,7 +66,8 @@ impl Scan {
             }
         }
         let table = PageTable::from_hashes(page_size, begin::never_stored(page_size), hashes);
-        let mut scan = Self { table, changes, image, at, scratch: scratch.to_owned() };
+        let (scratch, log_bytes_max) = (scratch.to_owned(), u64::MAX);
+        let mut scan = Self { table, changes, image, at, scratch, log_bytes_max };
         scan.settle(source)?;
         Ok(scan)
     }
@@ -88,7 +95,7 @@ impl Scan {
     /// Lets the source go on if somebody waits for it. To be called every few milliseconds of long work; whether the state
     /// is another one now.
     pub(crate) fn look(&mut self, source: &mut SqliteSource) -> Result<bool, ProtectError> {
-        if source.checkpoint_waits() {
+        if is_held_up(source, self.log_bytes_max)? {
             follow(source, &mut self.changes)?;
         }
         let moved = self.changes.any();
@@ -107,10 +114,21 @@ impl Scan {
         Ok(())
     }
 
+    /// Takes the table out, of a scan that is not looked after any more.
+    pub(crate) fn take_table(&mut self) -> PageTable {
+        let empty = PageTable::from_hashes(self.table.page_size(), None, Vec::new());
+        std::mem::replace(&mut self.table, empty)
+    }
+
     /// Its image.
     pub(crate) fn into_image(self) -> Box<dyn Image> {
         self.image
     }
+}
+
+/// Whether an application waits for us, or its log has grown past what it may.
+fn is_held_up(source: &SqliteSource, log_bytes_max: u64) -> Result<bool, ProtectError> {
+    Ok(source.checkpoint_waits() || source.log_bytes()? > log_bytes_max)
 }
 
 fn follow(source: &mut SqliteSource, changes: &mut Changes) -> Result<(), ProtectError> {
@@ -267,6 +285,25 @@ mod tests {
             source.poll(&mut Changes::default()).unwrap();
         }
         assert!(application.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_log_that_grows_too_long_is_followed_and_another_is_held() {
+        for (log_bytes_max, follows) in [(0, true), (u64::MAX, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("app.db");
+            let app = large(&path);
+            let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
+            source.attach(None).unwrap();
+            let (state, host) = (folder.path().to_owned(), crate::ids::HostId::from_bytes([1; 8]));
+            let options = ProtectOptions::new(path, "app".into(), state, host, "here".into());
+            let options = ProtectOptions { source_log_bytes: log_bytes_max, ..options };
+            let mut scan = Scan::of(&mut source, &options, &|| Ok(())).unwrap();
+            app.execute("insert into t(b) values (randomblob(9000))", []).unwrap();
+            assert_eq!(scan.look(&mut source).unwrap(), follows);
+            let table = scan.take_table();
+            assert_eq!(state_of(&mut *scan.into_image()), table.state());
+        }
     }
 
     #[test]

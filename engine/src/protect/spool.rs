@@ -1,9 +1,9 @@
 //! The spool: closed parts of the log on the local disk, as long as the store does not have them.
 //!
 //! A part goes here when the source is about to let go of its own log, when memory is short, and at a stop. File name:
-//! first and last transaction and the length, so that a listing tells what is there; a file is written under another
-//! name and renamed, so a part is whole or not there. It is not synced: it is there for a kill of the process, and a
-//! power cut is noticed at the start like any other loss of the journal.
+//! first and last transaction, so that a listing tells what is there; a file is written under another name and renamed,
+//! so after a kill a part is whole or not there. It is not synced, so after a power cut it may be anything: the start reads
+//! every part through before it counts (see `spooled`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,18 @@ impl Spool {
     /// Where a part of these transactions lies.
     pub(crate) fn path(&self, range: TxRange) -> PathBuf {
         self.folder.join(format!("{}-{}.part", range.first(), range.last()))
+    }
+
+    /// Removes the folders of other timelines that have nothing in them any more.
+    pub(crate) fn sweep_others(&self, state: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(state.join("spool"))? {
+            let path = entry?.path();
+            if path != self.folder {
+                // One with something in it stays.
+                let _ = std::fs::remove_dir(path);
+            }
+        }
+        Ok(())
     }
 
     /// A file to write a large part into before it is known whole. Swept at the next start.

@@ -66,7 +66,7 @@ impl Driver {
     /// Finds where to begin, while the log is kept.
     fn begin(&self, held: &mut Held) -> Result<Beginning, ProtectError> {
         let path = held.path().to_owned();
-        let begun = begin::begin(&self.repository, &self.options, &path);
+        let begun = begin::begin(self, &path);
         self.wait_for(begun, || {
             held.check();
             Ok(())

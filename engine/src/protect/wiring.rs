@@ -6,7 +6,6 @@ use crate::protect::base;
 use crate::protect::begin::Beginning;
 use crate::protect::driver::Driver;
 use crate::protect::error::ProtectError;
-use crate::protect::held::CHECK_EVERY;
 use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
 use crate::protect::recorder::Recorder;
@@ -18,17 +17,21 @@ use crate::time::Timestamp;
 /// Sends what the spool holds of a timeline that is left on its way, and waits until it is stored.
 pub(super) fn ship_spool(driver: &Driver, beginning: Beginning) -> Result<(), ProtectError> {
     let Beginning { mark, spooled, stored, .. } = beginning;
+    driver.wait_for(store_spool(driver, &mark, spooled, stored), || Ok(()))?
+}
+
+/// The same, for who looks after the source meanwhile. There is a base.
+pub(super) async fn store_spool(
+    driver: &Driver,
+    mark: &Mark,
+    spooled: Vec<Part>,
+    stored: Option<(TxId, Timestamp)>,
+) -> Result<(), ProtectError> {
     tracing::info!(parts = spooled.len(), timeline = %mark.timeline, "storing what the spool holds before a new timeline");
-    let (_, queue, shipper) = shipping(driver, &mark, spooled, stored)?;
+    driver.board.base_ready();
+    let (_, queue, shipper) = shipping(driver, mark, spooled, stored)?;
     queue.close();
-    let shipping = driver.runtime.spawn(shipper.run());
-    while !shipping.is_finished() {
-        if let Err(stopped) = driver.go_on() {
-            shipping.abort();
-            return Err(stopped);
-        }
-        std::thread::sleep(CHECK_EVERY);
-    }
+    shipper.run().await;
     Ok(())
 }
 
@@ -41,12 +44,14 @@ pub(super) fn set_up(
     stored: Option<(TxId, Timestamp)>,
     watched_until: Timestamp,
 ) -> Result<(Recorder, OutboxQueue, tokio::task::JoinHandle<()>), ProtectError> {
-    let options = &driver.options;
-    let state = |source| ProtectError::State { folder: options.state.clone(), source };
-    base::sweep(&options.state).map_err(state)?;
+    let state = &driver.options.state;
+    let state_error = ProtectError::state(state);
+    base::sweep(state).map_err(&state_error)?;
     let (outbox, queue, shipper) = shipping(driver, &mark, spooled, stored)?;
     let (known, known_table) = journal.map_or((&mark, &table), |(mark, table)| (mark, table));
-    let journal = Journal::start(&options.state, known, known_table).map_err(state)?;
+    let journal = Journal::start(state, known, known_table).map_err(&state_error)?;
+    driver.unused_claim.take();
+    outbox.spool().sweep_others(state).map_err(&state_error)?;
     let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone(), watched_until);
     Ok((recorder, queue, driver.runtime.spawn(shipper.run())))
 }
@@ -59,8 +64,7 @@ fn shipping(
     stored: Option<(TxId, Timestamp)>,
 ) -> Result<(Outbox, OutboxQueue, Shipper), ProtectError> {
     let options = &driver.options;
-    let state = |source| ProtectError::State { folder: options.state.clone(), source };
-    let spool = Spool::open(&options.state, mark.timeline).map_err(state)?;
+    let spool = Spool::open(&options.state, mark.timeline).map_err(ProtectError::state(&options.state))?;
     let queue = OutboxQueue::new(driver.board.clone());
     let limits = OutboxLimits { memory: options.memory_queue_bytes, spool: options.spool_bytes };
     let mut outbox = Outbox::new(queue.clone(), spool, options.state.clone(), limits);
