@@ -6,7 +6,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -146,7 +146,7 @@ fn start_writer(database: &Path, writer: i64, seed: u64) -> Child {
 }
 
 /// The numbers whose commits this writer was told of.
-fn acknowledged(database: &PathBuf, writer: i64) -> Vec<i64> {
+fn acknowledged(database: &Path, writer: i64) -> Vec<i64> {
     let text = std::fs::read_to_string(database.with_extension(format!("{writer}.acks"))).unwrap();
     // A kill may have cut the last one short.
     text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
