@@ -98,6 +98,8 @@ impl Compressor {
         if len >= bytes.len() - bytes.len() / 32 {
             return Ok(None);
         }
+        #[cfg(test)]
+        spoiled::spoil(self.compressed.get_mut(..len).unwrap_or_default());
         let compressed = self.compressed.get(..len).unwrap_or_default();
         self.checked.resize(bytes.len(), 0);
         self.checker.decompress(prefix, compressed, &mut self.checked)?;
@@ -105,6 +107,29 @@ impl Compressor {
             return Err("what was compressed does not decompress to the same bytes");
         }
         Ok(Some(compressed))
+    }
+}
+
+/// A compressor that makes something wrong, for the tests of what checks it.
+#[cfg(test)]
+pub(crate) mod spoiled {
+    use std::cell::Cell;
+
+    thread_local! { static AT: Cell<Option<usize>> = const { Cell::new(None) } }
+
+    /// What `work` compresses on this thread has a flipped bit so far from its end.
+    pub(crate) fn from_the_end<T>(at: usize, work: impl FnOnce() -> T) -> T {
+        AT.set(Some(at));
+        let done = work();
+        AT.set(None);
+        done
+    }
+
+    pub(super) fn spoil(compressed: &mut [u8]) {
+        let at = AT.get().and_then(|at| compressed.len().checked_sub(at));
+        if let Some(byte) = at.and_then(|at| compressed.get_mut(at)) {
+            *byte ^= 1;
+        }
     }
 }
 
@@ -216,6 +241,31 @@ mod tests {
         let noise: Vec<u8> = (0..1024_u64).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
         assert!(Compressor::new(Setting::Hot).compress(&[], &noise).unwrap().is_none());
         assert!(Compressor::new(Setting::Plain).compress(&[], &[]).unwrap().is_none());
+    }
+
+    /// The frame carries no checksum of its own, so many a flipped bit decompresses to other bytes without an error:
+    /// only the comparison notices those.
+    #[test]
+    fn what_was_compressed_wrongly_is_never_given_out() {
+        let bytes: Vec<u8> = (0..4096_u32).flat_map(|n| (n * n % 251).to_le_bytes()).collect();
+        let mut compressor = Compressor::new(Setting::Hot);
+        let whole = compressor.compress(&[], &bytes).unwrap().unwrap().to_vec();
+        let (mut silent, mut given_out) = (0, 0);
+        for at in 1..=whole.len() {
+            let mut wrong = whole.clone();
+            wrong[whole.len() - at] ^= 1;
+            let mut out = vec![0; bytes.len()];
+            let read = Decompressor::default().decompress(&[], &wrong, &mut out);
+            let differs = read.is_ok() && out != bytes;
+            silent += u32::from(differs);
+            let same = read.is_ok() && out == bytes;
+            let made = spoiled::from_the_end(at, || {
+                Compressor::new(Setting::Hot).compress(&[], &bytes).map(|made| made.is_some())
+            });
+            given_out += u32::from(made.is_ok() && !same);
+        }
+        assert!(silent > 0, "no flipped bit decompresses: the comparison is not tried by this");
+        assert_eq!(given_out, 0);
     }
 
     #[test]

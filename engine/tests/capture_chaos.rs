@@ -73,9 +73,19 @@ fn every_acknowledged_commit_of_three_processes_is_captured() {
 
 #[test]
 fn hostile_checkpoints_lose_no_commit() {
+    hostile_checkpoints(options());
+}
+
+/// As on systems without inotify: everything goes by the timer.
+#[test]
+fn hostile_checkpoints_lose_no_commit_to_the_polling_fallback() {
+    hostile_checkpoints(SqliteOptions { notify: false, ..options() });
+}
+
+fn hostile_checkpoints(options: SqliteOptions) {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
-    let mut rig = Rig::attach_with(&path, options());
+    let mut rig = Rig::attach_with(&path, options);
     let mut children: Vec<_> =
         (11..=13).map(|n| start(&format!("chaos {} {}", millis(), seed() + n), &path)).collect();
     let mut hostile = start(&format!("checkpoints {} {}", millis(), seed()), &path);

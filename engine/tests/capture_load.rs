@@ -55,14 +55,21 @@ fn an_application_without_patience_at_200_commits_a_second_is_never_told_busy() 
 }
 
 #[test]
-fn an_applications_truncate_checkpoint_always_comes_through() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = database(&folder);
-    let mut rig = Rig::attach(&path);
-    let mut child = start("truncate 20 0", &path);
-    rig.run_until(|_| child.try_wait().unwrap().is_some());
-    rig.settle_and_compare();
-    assert_eq!((rig.model.commits.len(), reported(child, "failed")), (20, 0));
+fn an_applications_full_restart_and_truncate_checkpoints_always_come_through() {
+    std::thread::scope(|scope| {
+        for mode in 0..3 {
+            scope.spawn(move || {
+                let folder = tempfile::tempdir().unwrap();
+                let path = database(&folder);
+                let mut rig = Rig::attach(&path);
+                let mut child = start(&format!("checkpoint 20 {mode}"), &path);
+                rig.run_until(|_| child.try_wait().unwrap().is_some());
+                rig.settle_and_compare();
+                assert_eq!((rig.model.commits.len(), reported(child, "failed")), (20, 0), "mode {mode}");
+                assert!(rig.events.is_empty(), "{:?}", rig.events);
+            });
+        }
+    });
 }
 
 /// SQLite's checkpoint waits for the slot of a reader that was behind. A pin that takes that slot at the wrong instant is

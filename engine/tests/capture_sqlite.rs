@@ -117,7 +117,7 @@ fn a_transaction_larger_than_the_buffers_is_streamed() {
 
 #[test]
 fn all_page_sizes_and_vacuums_are_captured() {
-    for page_size in [512, 1024, 8192, 32_768, 65_536] {
+    for page_size in [512, 1024, 2048, 8192, 16_384, 32_768, 65_536] {
         for auto_vacuum in ["none", "full", "incremental"] {
             let folder = tempfile::tempdir().unwrap();
             let setup = format!("PRAGMA page_size={page_size}; PRAGMA auto_vacuum={auto_vacuum}");

@@ -252,6 +252,60 @@ async fn a_log_that_grows_too_long_before_the_store_is_back_is_let_go_of_with_a_
     protection.stop().await.unwrap();
 }
 
+/// Closing any descriptor of the database or its index, in whatever corner of the process, drops the locks that hold the
+/// log. A count of descriptors does not see one that is opened and closed in between; inotify does.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_closes_the_database_or_its_index_while_bases_are_made_from_it() {
+    use inotify::{Inotify, WatchMask};
+    let bench = Bench::new("descriptors").await;
+    let app = bench.connect();
+    table(&app);
+    let rule = BaseRule { versions: 200, age: None };
+    let options = ProtectOptions { base: rule, ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    until("the first base is made", || protection.status().base.pages_total.is_none()).await;
+    let mut watches: Vec<(PathBuf, Inotify)> = ["app.db", "app.db-shm"]
+        .iter()
+        .map(|name| {
+            let (path, watch) = (bench.folder.path().join(name), Inotify::init().unwrap());
+            watch.watches().add(&path, WatchMask::CLOSE).unwrap();
+            (path, watch)
+        })
+        .collect();
+    let mut closed = || {
+        let mut found = Vec::new();
+        for (path, watch) in &mut watches {
+            let mut buffer = [0; 4096];
+            if let Ok(events) = watch.read_events(&mut buffer) {
+                found.extend(events.map(|event| (path.clone(), event.mask)));
+            }
+        }
+        found
+    };
+    let before = bench.history().await.bases().count();
+    for round in 0..4 {
+        for id in 0..200 {
+            app.execute("INSERT OR REPLACE INTO t VALUES (?1, randomblob(2000))", [id]).unwrap();
+        }
+        app.execute_batch("DELETE FROM t WHERE id % 3 = 0; VACUUM").unwrap();
+        app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        until("the base is made", || protection.status().base.pages_total.is_none()).await;
+        assert_eq!(closed(), [], "round {round}");
+        drop(bench.restore(Target::Position(durable)).await);
+        assert_eq!(closed(), [], "after a restore beside it");
+    }
+    assert!(bench.history().await.bases().count() > before, "no image was taken meanwhile");
+    // The watches tell: this is what they would see.
+    for name in ["app.db", "app.db-shm"] {
+        drop(std::fs::File::open(bench.folder.path().join(name)).unwrap());
+    }
+    assert_eq!(closed().len(), 2);
+    protection.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bases_come_by_work_share_their_chunks_and_bound_what_a_restore_replays() {
     let bench = Bench::new("by-work").await;

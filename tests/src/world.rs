@@ -126,7 +126,9 @@ impl World {
         connection
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The program with these arguments, in the folder and with the environment of this world.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(self.folder.path()).env_remove("EVERWHEN_FAILPOINT");
         command.env("XDG_STATE_HOME", self.path("state-home")).env("HOME", self.folder.path());
@@ -168,9 +170,18 @@ impl World {
     /// When it cannot be started.
     #[must_use]
     pub fn daemon_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Daemon<'_> {
+        self.daemon_at("off", arguments, environment)
+    }
+
+    /// Starts the daemon with its API at this address.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn daemon_at(&self, address: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Daemon<'_> {
         let database = self.database();
         let state = self.path("state");
-        let mut all = vec!["run", database.to_str().expect("path"), "--listen", "off", "--metrics", "off"];
+        let mut all = vec!["run", database.to_str().expect("path"), "--listen", address, "--metrics", "off"];
         if self.store.is_some() {
             all.extend(["--state", state.to_str().expect("path")]);
         }

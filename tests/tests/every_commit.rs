@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use everwhen_tests::{Oracle, World, image_of};
+use everwhen_tests::{Oracle, States, World, image_of};
 use rusqlite::{Connection, params};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_everwhen-under-test");
@@ -25,13 +25,25 @@ fn three_hundred_paced_commits_are_three_hundred_points_each_byte_equal() {
         app.execute("INSERT INTO t VALUES (?1, ?2)", params![id, format!("value {}", id * 7919 % 300)])
             .unwrap();
         oracle.remember(id, &mut app);
-        next += Duration::from_millis(if id < 100 { 50 } else { 5 });
+        next += Duration::from_millis(50);
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     daemon.settle();
     let points = world.points();
     assert_eq!(points.len(), 301, "the state found, and 300 commits");
-    for (id, point) in oracle.marks().zip(&points[1..]).filter(|(id, _)| id % 3 == 0 || *id > 290) {
+    // Every one in this process; each tenth by the command as well.
+    let states = States::open(&world.repository(), "app");
+    let all = states.points();
+    let images = states.each(&all[1..], restored_image);
+    assert_eq!(images.len(), 300);
+    for (id, image) in (0..).zip(&images) {
+        assert!(
+            image.as_slice() == oracle.image(id).unwrap(),
+            "commit {id} at {}",
+            all[id as usize + 1].position
+        );
+    }
+    for (id, point) in oracle.marks().zip(&points[1..]).filter(|(id, _)| id % 10 == 9) {
         let position = point["position"].as_str().unwrap();
         let (answer, target) = world.restore(&["--position", position], &format!("restored-{id}.db"));
         let answer = answer.exits(0).json();
@@ -45,29 +57,39 @@ fn three_hundred_paced_commits_are_three_hundred_points_each_byte_equal() {
 #[test]
 fn a_saturated_writers_commits_are_all_points() {
     let world = World::new(PROGRAM);
-    let app = world.connect();
+    let mut app = world.connect();
     app.pragma_update(None, "synchronous", "off").unwrap();
     app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
     let mut daemon = world.daemon();
     daemon.settle();
     let busy = std::cell::Cell::new(0);
+    let mut oracle = Oracle::default();
     for id in 0..5000i64 {
         while app.execute("INSERT INTO t VALUES (?1, 'some words')", [id]).is_err() {
             busy.set(busy.get() + 1);
+        }
+        if id % 50 == 7 {
+            oracle.remember(id, &mut app);
         }
     }
     daemon.settle();
     let points = world.points();
     assert_eq!(points.len(), 5001);
-    for id in [0usize, 1, 17, 999, 2500, 4998, 4999] {
-        let (answer, target) =
-            world.restore(&["--position", points[id + 1]["position"].as_str().unwrap()], &format!("{id}.db"));
-        let _ = answer.exits(0);
-        let count: i64 = Connection::open(target)
-            .unwrap()
-            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(count, id as i64 + 1);
+    let states = States::open(&world.repository(), "app");
+    let all = states.points();
+    let sample: Vec<_> = oracle.marks().map(|id| all[id as usize + 1]).collect();
+    assert_eq!(sample.len(), 100);
+    for (id, image) in oracle.marks().zip(states.each(&sample, restored_image)) {
+        assert!(image == oracle.image(id).unwrap(), "commit {id}");
+    }
+    // And no two points are the same commit: each holds one row more.
+    let thinned: Vec<_> = all.iter().copied().step_by(11).collect();
+    let count = |path: &std::path::Path| {
+        let connection = Connection::open(path).unwrap();
+        connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    for (at, rows) in (0_i64..).step_by(11).zip(states.each(&thinned, count)) {
+        assert_eq!(rows, at);
     }
 }
 

@@ -103,11 +103,60 @@ fn an_encrypted_repository_gives_nothing_without_its_key() {
         let bytes = server.object(&name).unwrap();
         assert!(!bytes.windows(text.len()).any(|window| window == text), "{name} is readable");
     }
+    // Another sound key, which locks another repository.
     let other = world.path("other-key");
-    std::fs::write(&other, std::fs::read_to_string(&key).unwrap().replace(['a', 'b', 'c'], "d")).unwrap();
+    let elsewhere = world.path("elsewhere");
+    let init = ["key", "init", other.to_str().unwrap(), "--store", elsewhere.to_str().unwrap()];
+    let _ = World::new(PROGRAM).everwhen(&init).exits(0);
+    let id = |file: &std::path::Path, store: &str| {
+        let mut shown = world.command(&["key", "show", "--store", store, "--json"]);
+        let out = shown.env("EVERWHEN_KEY_FILE", file).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap()["key"].as_str().unwrap().to_owned()
+    };
+    let (ours, theirs) = (id(&key, &server.url("backups")), id(&other, elsewhere.to_str().unwrap()));
+    assert_ne!(ours, theirs);
     let wrong = world.with_env("EVERWHEN_KEY_FILE", other.to_str().unwrap());
-    let answer = wrong.everwhen(&["history", "app", "--json"]);
-    assert!([2, 3, 5, 6].contains(&answer.code), "{answer:?}");
+    for command in
+        [&["history", "app", "--json"][..], &["points", "app", "--json"], &["verify", "--deep", "--json"]]
+    {
+        let error = wrong.everwhen(command).exits(3).error();
+        assert_eq!(error["kind"], "refused", "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&ours) && message.contains(&theirs), "{message}");
+        assert!(error["advice"].as_str().unwrap().contains("Give the key of that id"), "{error}");
+    }
+    let (answer, target) = wrong.restore(&["--latest"], "wrong-key.db");
+    let _ = answer.exits(3);
+    assert!(!target.exists());
+    // A text that is no key at all is a wrong use.
+    std::fs::write(&other, "everwhen-key-1-no").unwrap();
+    let _ = wrong.everwhen(&["history", "app", "--json"]).exits(2);
+}
+
+/// As with a role that may put, get and list only, on a bucket that keeps every object: nothing is deleted or replaced.
+#[test]
+fn credentials_to_put_get_and_list_suffice() {
+    for ignores_conditions in [false, true] {
+        let server = CloudServer::start(Dialect::S3);
+        server.fault(|faults| {
+            // Where a condition is ignored, it takes a replacement to notice that.
+            (faults.no_delete, faults.no_overwrite) = (true, !ignores_conditions);
+            faults.ignores_conditions = ignores_conditions;
+        });
+        let world = world_on(&server);
+        commits_come_back(&server, &world);
+        // A second run goes on where the first ended, also without its local state.
+        let app = world.connect();
+        let mut daemon = world.daemon();
+        daemon.settle();
+        app.execute("INSERT INTO t VALUES (100, 'once more')", []).unwrap();
+        daemon.settle();
+        assert!(daemon.terminate().success());
+        assert!(world.points().len() >= 14);
+        let _ = world.everwhen(&["verify", "--deep"]).exits(0);
+        assert_eq!(server.requests().deletes, 0, "something was to be deleted");
+    }
 }
 
 /// The daemon and the reading commands end with exit code 6, and say where to look.

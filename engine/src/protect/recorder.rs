@@ -422,3 +422,111 @@ impl Sink for Recorder {
 fn is_zeros(page: PageNo, known: Option<PageHash>, buffer: &[u8]) -> bool {
     known == Some(PageHash::of(page, &vec![0; buffer.len()]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TimelineId;
+    use crate::page::PageSize;
+    use crate::protect::frames::PartBody;
+    use crate::protect::outbox::{OutboxLimits, OutboxQueue};
+    use crate::protect::spool::Spool;
+    use crate::segment::{Prologue, chain_start};
+
+    fn recorder(state: &std::path::Path) -> (Recorder, OutboxQueue) {
+        let database = DatabaseId::from_bytes([1; 8]);
+        let mut table = PageTable::new(PageSize::MIN, None);
+        table.resize(2);
+        table.commit();
+        let mark = Mark {
+            database,
+            timeline: TimelineId::FIRST,
+            claim: [7; 8],
+            tx: Some(TxId::FIRST),
+            time: Timestamp::from_micros(0),
+            chain: chain_start(database, TimelineId::FIRST),
+            page_size: PageSize::MIN,
+            image_pages: 2,
+            stored: None,
+            needs_base: None,
+            log_versions: 0,
+            log_bytes: 0,
+            resume: Vec::new(),
+        };
+        let board = Board::new("app", state.to_owned());
+        let queue = OutboxQueue::new(board.clone());
+        let spool = Spool::open(state, TimelineId::FIRST).unwrap();
+        let limits = OutboxLimits { memory: 1 << 20, spool: 1 << 20 };
+        let outbox = Outbox::new(queue.clone(), spool, state.to_owned(), limits);
+        let journal = Journal::start(state, &mark, &table).unwrap();
+        let recorder = Recorder::new(mark, table, journal, outbox, board, Timestamp::from_micros(0));
+        (recorder, queue)
+    }
+
+    /// The transactions that are on their way.
+    fn shipped(queue: &OutboxQueue) -> Vec<Transaction> {
+        let mut transactions = Vec::new();
+        while let Some(shipment) = queue.take() {
+            for part in shipment.parts {
+                let PartBody::Memory(bytes) = part.body else { panic!("in the spool") };
+                transactions.extend(Prologue::parse(&bytes).unwrap().transactions);
+            }
+            queue.done();
+        }
+        transactions
+    }
+
+    fn commit(recorder: &mut Recorder, seconds: i64) {
+        let page = PageNo::new(1).unwrap();
+        recorder.page(page, &[seconds as u8; 512], &mut |_| Previous::Unknown).unwrap();
+        let time = Timestamp::from_micros(seconds * 1_000_000);
+        recorder.commit(Commit { image_pages: 2, time, resume: Vec::new() }).unwrap();
+    }
+
+    #[test]
+    fn commit_times_are_held_while_the_clock_is_behind_and_flagged() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, queue) = recorder(state.path());
+        let clock = [100, 200, 140, 141, 150, 199, 200, 230, 10, 231, 240];
+        for seconds in clock {
+            commit(&mut recorder, seconds);
+            recorder.ship(Instant::now()).unwrap();
+        }
+        let found: Vec<_> =
+            shipped(&queue).iter().map(|tx| (tx.time.as_micros() / 1_000_000, tx.flags.held_clock)).collect();
+        let held = |seconds| (seconds, true);
+        let seen = |seconds| (seconds, false);
+        let expected = [
+            seen(100),
+            seen(200),
+            held(200),
+            held(200),
+            held(200),
+            held(200),
+            seen(200),
+            seen(230),
+            held(230),
+            seen(231),
+            seen(240),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    /// Only the first transaction of a part can carry the flag; the times of the others never decrease all the same.
+    #[test]
+    fn a_clock_that_steps_back_amid_a_part_never_makes_times_decrease() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, queue) = recorder(state.path());
+        for seconds in [100, 200, 50, 60] {
+            commit(&mut recorder, seconds);
+        }
+        recorder.ship(Instant::now()).unwrap();
+        commit(&mut recorder, 70);
+        recorder.ship(Instant::now()).unwrap();
+        let found = shipped(&queue);
+        let times: Vec<_> = found.iter().map(|tx| tx.time.as_micros() / 1_000_000).collect();
+        assert_eq!(times, [100, 200, 200, 200, 200]);
+        assert!(found[4].flags.held_clock, "the next part tells of a clock that is still behind");
+        assert!(found.iter().all(|tx| tx.not_before <= tx.time));
+    }
+}

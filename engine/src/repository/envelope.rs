@@ -271,8 +271,17 @@ impl<P: Iterator<Item = io::Result<Bytes>>> Iterator for SealedBlocks<P> {
 
 /// Wraps a small secret: 12 bytes nonce, 32 bytes sealed, 16 bytes tag.
 pub(super) fn wrap(with: &Secret, bound: &[u8], secret: &Secret) -> Result<Vec<u8>, RepositoryError> {
+    wrap_under(random::bytes()?, with, bound, secret)
+}
+
+/// A nonce must never be used twice with the same key.
+fn wrap_under(
+    nonce: [u8; 12],
+    with: &Secret,
+    bound: &[u8],
+    secret: &Secret,
+) -> Result<Vec<u8>, RepositoryError> {
     let failed = |_| RepositoryError::damaged("key", "the cipher failed");
-    let nonce: [u8; 12] = random::bytes()?;
     let mut content = Zeroizing::new(secret.bytes().to_vec());
     let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, with.bytes()).map_err(failed)?);
     let tag = cipher
@@ -306,6 +315,42 @@ mod tests {
 
     fn content(len: u64) -> Vec<u8> {
         (0..len).map(|i| (i % 251) as u8).collect()
+    }
+
+    /// As `seal_body` does, under a salt of ours.
+    fn sealed_under(salt: [u8; SALT], content: &[u8]) -> Vec<u8> {
+        let header = Header { salt, len: content.len() as u64 };
+        let sealed = Sealed::open(&secret(), KEY, header).unwrap();
+        let body = Body::from(content.to_vec());
+        let blocks = SealedBlocks {
+            sealed,
+            pieces: body.into_pieces(),
+            left: header.len,
+            held: Bytes::new(),
+            block: 0,
+        };
+        blocks.fold(header.bytes().to_vec(), |object, block| [object.as_slice(), &block.unwrap()].concat())
+    }
+
+    /// The bytes in `tests/golden` are what is made, and what is read.
+    #[test]
+    fn the_envelope_is_the_golden_one() {
+        use crate::repository::golden::golden;
+        let object = golden("sealed-v1.sealed", &sealed_under([0x51; SALT], &content(300)));
+        assert_eq!(open_whole(&secret(), KEY, &object).unwrap(), content(300));
+        assert_eq!(
+            open_whole(&secret(), KEY, &golden("empty-v1.sealed", &sealed_under([0x52; SALT], &[]))).unwrap(),
+            content(0)
+        );
+        // Three blocks, too large to be kept: their digest is.
+        let large = sealed_under([0x53; SALT], &content(2 * BLOCK + 9));
+        golden("three-blocks-v1.txt", format!("{}\n", blake3::hash(&large).to_hex()).as_bytes());
+        assert_eq!(open_whole(&secret(), KEY, &large).unwrap(), content(2 * BLOCK + 9));
+        let wrapped = golden(
+            "wrapped-v1.bin",
+            &wrap_under([0x54; 12], &secret(), b"bound", &secret().derive("x")).unwrap(),
+        );
+        assert_eq!(unwrap(&secret(), b"bound", &wrapped).unwrap(), secret().derive("x"));
     }
 
     #[test]

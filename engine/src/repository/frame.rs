@@ -109,6 +109,40 @@ mod tests {
     }
 
     #[test]
+    fn records_are_the_golden_ones() {
+        use crate::repository::golden::golden;
+        use everwhen_proto::store::{KeyRecord, Origin};
+        let full = DatabaseRecord {
+            source: "/srv/app.db".into(),
+            engine: "sqlite".into(),
+            class: "production".into(),
+            created_micros: 1_795_219_200_000_000,
+            written_micros: 1_795_219_200_000_001,
+            host_id: vec![2; 8],
+            host_name: "here".into(),
+            nonce: vec![3; 8],
+            origin: Some(Origin { database_id: vec![4; 8], timeline: 1, tx: 0x1a7 }),
+            ..record()
+        };
+        let frame = golden("database-record-v1.bin", &encode("db/x/record/3", &full));
+        assert_eq!(decode::<DatabaseRecord>("db/x/record/3", &frame).unwrap(), full);
+        let marker = Marker { format: 1, repository_id: vec![5; 8], created_micros: 1, ..Default::default() };
+        let frame = golden("marker-v1.bin", &encode("everwhen", &marker));
+        assert_eq!(decode::<Marker>("everwhen", &frame).unwrap(), marker);
+        let key = KeyRecord {
+            format: 1,
+            repository_id: vec![5; 8],
+            seq: 1,
+            key_id: vec![6; 8],
+            wrapped: vec![7; 60],
+            created_micros: 2,
+            nonce: vec![8; 8],
+        };
+        let frame = golden("key-record-v1.bin", &encode("key/5/1", &key));
+        assert_eq!(decode::<KeyRecord>("key/5/1", &frame).unwrap(), key);
+    }
+
+    #[test]
     fn a_flipped_bit_or_a_cut_is_noticed() {
         let frame = encode("everwhen", &record());
         for at in 0..frame.len() {

@@ -16,6 +16,8 @@ mod databases;
 mod envelope;
 mod error;
 mod frame;
+#[cfg(test)]
+mod golden;
 mod keyring;
 #[cfg(feature = "test-util")]
 pub(crate) mod laws;

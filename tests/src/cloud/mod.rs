@@ -64,6 +64,8 @@ pub struct Faults {
     pub lists_backwards: bool,
     /// Every put is answered 403.
     pub read_only: bool,
+    /// A put to a name that is taken is answered 403, whatever its condition: an object lock, a role without it.
+    pub no_overwrite: bool,
     /// Every delete is answered 403.
     pub no_delete: bool,
     /// Every listing is answered 403.

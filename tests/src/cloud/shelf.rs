@@ -142,6 +142,9 @@ impl Shelf {
         if if_absent && !faults.ignores_conditions && self.objects.contains_key(&key) {
             return Told::Trouble(Trouble::Taken);
         }
+        if faults.no_overwrite && self.objects.contains_key(&key) {
+            return Told::Trouble(Trouble::Denied);
+        }
         let tag = tag(&bytes);
         self.objects.insert(key, bytes);
         Told::Done { tag }
