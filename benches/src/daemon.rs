@@ -1,15 +1,21 @@
 //! Daemons in processes of their own, and what they leave in folders.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
 use crate::process::{ProcessUse, process_use};
+use crate::workload::Steps;
 use crate::world::World;
+
+/// When nothing was stored for so long, litestream has compacted what it had: it looks every 30 s.
+pub const COMPACTED: Duration = Duration::from_secs(35);
 
 /// Which daemon, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +36,26 @@ impl System {
             Self::Nothing => "no daemon",
             Self::Everwhen => "everwhen",
             Self::Litestream => "litestream",
+        }
+    }
+
+    /// Whether an object of that name makes a full copy complete.
+    #[must_use]
+    pub fn is_full_copy(self, object: &str) -> bool {
+        match self {
+            Self::Everwhen => object.contains("/base/"),
+            Self::Litestream => object.ends_with(".ltx"),
+            Self::Nothing => false,
+        }
+    }
+
+    /// Whether an object of that name holds transactions.
+    #[must_use]
+    pub fn is_log(self, object: &str) -> bool {
+        match self {
+            Self::Everwhen => object.contains("/log/"),
+            Self::Litestream => object.ends_with(".ltx"),
+            Self::Nothing => false,
         }
     }
 
@@ -105,7 +131,8 @@ impl Daemon {
         Ok(Self { child: Some(command.spawn()?), store, system })
     }
 
-    /// Starts one and waits until a first full copy is stored, and then until nothing new is stored for a while.
+    /// Starts one and waits until a first full copy is stored, and then until nothing new is stored for a while. With no
+    /// daemon it waits as long: the disk comes to rest.
     ///
     /// # Errors
     /// When that takes ten minutes.
@@ -113,16 +140,35 @@ impl Daemon {
         let daemon = Self::start(world, system, database)?;
         if daemon.child.is_some() {
             daemon.wait_for_first_copy()?;
-            daemon.settle(world)?;
         }
+        daemon.settle(world)?;
         Ok(daemon)
     }
 
-    /// Waits until nothing was stored for a while.
+    /// Starts one, and waits until its first full copy is compacted too, which litestream does within half a minute once there
+    /// is something new: a transaction of `writer` gives it that.
+    ///
+    /// # Errors
+    /// When that takes ten minutes, and SQLite's.
+    pub fn start_and_compact(
+        world: &World,
+        system: System,
+        database: &Path,
+        connection: &mut Connection,
+        writer: &mut impl Steps,
+    ) -> Outcome<Self> {
+        let daemon = Self::start_and_settle(world, system, database)?;
+        writer.step(connection)?;
+        daemon.wait_until_quiet(world.scale.pick(Duration::ZERO, COMPACTED, COMPACTED))?;
+        Ok(daemon)
+    }
+
+    /// Waits until nothing was stored for a while and everything is on the disk.
     ///
     /// # Errors
     /// None but those of [`Daemon::wait_for`].
     pub fn settle(&self, world: &World) -> Outcome<Stored> {
+        rustix::fs::sync();
         self.wait_until_quiet(Duration::from_millis(world.scale.pick(300, 1500, 2500)))
     }
 
@@ -131,14 +177,11 @@ impl Daemon {
     /// # Errors
     /// When that takes ten minutes.
     pub fn wait_for_first_copy(&self) -> Outcome<Stored> {
-        let is_copy = |name: &str| match self.system {
-            System::Everwhen => name.contains("/base/"),
-            _ => name.ends_with(".ltx"),
-        };
-        self.wait_for(|stored| stored.names.iter().any(|name| is_copy(name)))
+        self.wait_for(|stored| stored.names.iter().any(|name| self.system.is_full_copy(name)))
     }
 
-    /// Waits until what is stored is as wanted, looking every few milliseconds.
+    /// Waits until what is stored is as wanted, looking every 2 ms for a second, then every 20: each look reads all names,
+    /// which takes from the cores that it works on.
     ///
     /// # Errors
     /// When that takes ten minutes.
@@ -157,7 +200,8 @@ impl Daemon {
                 self.look()?;
                 looked = Instant::now();
             }
-            std::thread::sleep(Duration::from_millis(2));
+            let long = began.elapsed() > Duration::from_secs(1);
+            std::thread::sleep(Duration::from_millis(if long { 20 } else { 2 }));
         }
     }
 
@@ -176,6 +220,12 @@ impl Daemon {
             }
         }
         Ok(last)
+    }
+
+    /// How many objects with transactions are in its store.
+    #[must_use]
+    pub fn logs(&self) -> u64 {
+        stored_where(&self.store, |name| self.system.is_log(name)).objects()
     }
 
     /// Memory, files and processor time of its process.
@@ -219,7 +269,7 @@ impl Drop for Daemon {
 #[derive(Clone, Debug, Default)]
 pub struct Stored {
     /// Paths of all files below it.
-    pub names: Vec<String>,
+    pub names: HashSet<String>,
     /// Bytes in them.
     pub bytes: u64,
 }
@@ -251,7 +301,7 @@ pub fn stored_where(folder: &Path, fits: impl Fn(&str) -> bool) -> Stored {
                     let name = entry.path().display().to_string();
                     if fits(&name) {
                         stored.bytes += data.len();
-                        stored.names.push(name);
+                        stored.names.insert(name);
                     }
                 }
                 Err(_) => {}

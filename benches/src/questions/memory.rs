@@ -9,12 +9,9 @@ use crate::Outcome;
 use crate::daemon::{Daemon, System};
 use crate::database::{connect, rows_of, write};
 use crate::measure::Sample;
-use crate::report::{Answer, Table};
+use crate::report::{Answer, Table, mib};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
-
-/// Nothing is stored for so long before anything is measured: litestream compacts its first copy within half a minute.
-const REST: Duration = Duration::from_secs(35);
 
 /// Writers by their pace (`None`: back to back); the first does nothing.
 const PHASES: [(&str, Option<f64>); 3] = [("idle", Some(0.0)), ("200/s", Some(200.0)), ("saturated", None)];
@@ -40,12 +37,11 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         world.accounts(world.large_mib(), &path)?;
         let mut connection = connect(&path)?;
         let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 4);
-        let daemon = Daemon::start_and_settle(world, system, &path)?;
-        daemon.wait_until_quiet(world.scale.pick(Duration::ZERO, REST, REST))?;
+        let daemon = Daemon::start_and_compact(world, system, &path, &mut connection, &mut writer)?;
         for (name, pace) in PHASES {
             let taken = phase(world, &daemon, &mut connection, &mut writer, pace)?;
             let process = daemon.look()?;
-            let mib = |bytes: u64| format!("{:.0}", bytes as f64 / 1_048_576.0);
+            let mib = |bytes: u64| mib(bytes as f64);
             table.row([
                 system.name().to_owned(),
                 name.to_owned(),
@@ -62,7 +58,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         daemon.stop()?;
     }
     answer.table(table);
-    answer.note("Idle begins when nothing was stored for 35 s, so that litestream's first compaction is over, and is the middle one of three times, so that a later one does not count; its compaction every 30 s is a part of the rows with a writer.");
+    answer.note("Processor time is by the process' clock, in nanoseconds. Idle begins when nothing was stored for 35 s, so that litestream's first compaction is over, and is the middle one of three times, so that a later one does not count; its compaction every 30 s is a part of the rows with a writer.");
     world.discard("memory")?;
     Ok(answer)
 }

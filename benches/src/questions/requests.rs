@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::database::{prepared, write};
+use crate::prices::Load;
 use crate::process::process_use;
 use crate::protected::Protected;
 use crate::report::{Answer, Table};
@@ -61,12 +62,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
             format!("{:.0}", per_hour(after.lists - before.lists)),
             format!("{:.0}", per_hour(other)),
             crate::report::bytes(per_hour(after.bytes_put - before.bytes_put) as u64),
-            format!("{:.2}", puts * 730.0 * 5.0 / 1e6),
+            format!("{:.2}", Load { writes_h: puts, ..Load::default() }.a_month()),
             format!("{share:.2} % of a core{}", if per_second.is_some() { ", writer included" } else { "" }),
         ]);
         answer.raw(json!({
             "writer": name, "seconds": seconds, "puts": after.puts - before.puts, "gets": after.gets - before.gets,
-            "lists": after.lists - before.lists, "bytes_put": after.bytes_put - before.bytes_put,
+            "lists": after.lists - before.lists, "others": other, "bytes_put": after.bytes_put - before.bytes_put,
             "process_percent": share,
         }));
     }
