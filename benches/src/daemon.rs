@@ -89,9 +89,22 @@ impl Daemon {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(world: &World, system: System, database: &Path) -> Outcome<Self> {
-        let store = database.with_extension("store");
-        let url = format!("file://{}", std::path::absolute(&store)?.display());
-        Self::start_at(world, system, database, &url, &[])
+        Self::start_at(world, system, database, &store_url(database)?, &[])
+    }
+
+    /// Starts Everwhen with a new key, drawn into a file, that seals all it stores next to `database`. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_sealed(world: &World, database: &Path, key: &Path) -> Outcome<Self> {
+        let url = store_url(database)?;
+        let mut command = Command::new(&world.everwhen);
+        let output = command.args(["key", "init", "--store", &url]).arg(key).output()?;
+        if !output.status.success() {
+            return Err(format!("no key: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        let environment = [("EVERWHEN_KEY_FILE".to_owned(), key.display().to_string())];
+        Self::start_at(world, System::Everwhen, database, &url, &environment)
     }
 
     /// Starts one that stores at a URL, which it reaches with the help of its environment. Does not wait.
@@ -263,6 +276,11 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
     }
+}
+
+/// The store next to a database.
+fn store_url(database: &Path) -> Outcome<String> {
+    Ok(format!("file://{}", std::path::absolute(database.with_extension("store"))?.display()))
 }
 
 /// What is in a folder, whatever the program.
