@@ -119,8 +119,7 @@ impl Daemon {
         environment: &[(String, String)],
     ) -> Outcome<Self> {
         let store = database.with_extension("store");
-        let log = File::options().create(true).append(true).open(database.with_extension("daemon.log"))?;
-        let mut command = match (system, &world.litestream) {
+        let command = match (system, &world.litestream) {
             (System::Everwhen, _) => {
                 let mut command = Command::new(&world.everwhen);
                 command.arg("run").arg(database).args(["--store", url]);
@@ -135,6 +134,53 @@ impl Daemon {
             }
             _ => return Ok(Self { child: None, store, system }),
         };
+        Self::spawn(command, environment, store, system)
+    }
+
+    /// Starts one beside several databases in a folder, with one store for all in `all.store`. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_beside_many(
+        world: &World,
+        system: System,
+        databases: &[PathBuf],
+        folder: &Path,
+    ) -> Outcome<Self> {
+        let all = folder.join("all.db");
+        let url = store_url(&all)?;
+        let command = match (system, &world.litestream) {
+            (System::Litestream, Some(program)) => {
+                let mut config = "dbs:\n".to_owned();
+                for (number, path) in databases.iter().enumerate() {
+                    let path = std::path::absolute(path)?;
+                    config +=
+                        &format!("  - path: {}\n    replica:\n      url: {url}/{number}\n", path.display());
+                }
+                let file = folder.join("litestream.yml");
+                std::fs::write(&file, config)?;
+                let mut command = Command::new(program);
+                command.args(["replicate", "-config"]).arg(file);
+                command
+            }
+            _ => {
+                let mut command = Command::new(&world.everwhen);
+                command.arg("run").args(databases).args(["--store", &url, "--state"]);
+                command.arg(all.with_extension("state")).args(["--listen", "off", "--metrics", "off"]);
+                command
+            }
+        };
+        Self::spawn(command, &[], all.with_extension("store"), system)
+    }
+
+    /// Its output goes to a log next to its store.
+    fn spawn(
+        mut command: Command,
+        environment: &[(String, String)],
+        store: PathBuf,
+        system: System,
+    ) -> Outcome<Self> {
+        let log = File::options().create(true).append(true).open(store.with_extension("daemon.log"))?;
         // What the shell says of other stores (a certificate, an endpoint, a key) is not meant for this one.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
             command.env_remove(name);
