@@ -127,7 +127,7 @@ impl Checkpoints {
     /// How many of them completed.
     #[must_use]
     pub fn share(&self) -> String {
-        format!("{} of {}", self.completed, self.ms.len())
+        if self.ms.is_empty() { "-".into() } else { format!("{} of {}", self.completed, self.ms.len()) }
     }
 }
 
