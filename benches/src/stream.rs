@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use everwhen_engine::ids::{DatabaseId, Digest, TimelineId, TxId};
-use everwhen_engine::page::{PageHash, PageNo, PageSize, StateChecksum};
+use everwhen_engine::page::{PageHash, PageNo, StateChecksum};
 use everwhen_engine::segment::{
     Effort, Encoder, EncoderParams, MemoryImage, PageStore, Replayer, SegmentError, parts,
 };
@@ -185,10 +185,4 @@ fn commits(wal: &[u8], header: &WalHeader) -> Vec<(Vec<(PageNo, usize)>, u32)> {
         }
     }
     all
-}
-
-/// The page size of all workloads.
-#[must_use]
-pub fn page_size() -> Option<PageSize> {
-    PageSize::new(4096)
 }

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -52,6 +53,8 @@ pub struct Setting {
     pub minutes: f64,
     /// The `everwhen` binary, for what is asked of a whole process.
     pub everwhen: PathBuf,
+    /// The commit it is built from.
+    pub revision: String,
     /// The peer.
     pub litestream: Option<PathBuf>,
     /// Where to work. One run at a time.
@@ -125,20 +128,39 @@ impl World {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(question, measured);
     }
 
-    /// What a question measured, in this run or, as it was kept in a file, in an earlier one.
+    /// What a question measured, in this run or, as it was kept in a file, in an earlier one; and of which build.
     ///
     /// # Errors
     /// When it was asked in neither.
-    pub fn measured(&self, question: &str) -> Outcome<Value> {
+    pub fn measured(&self, question: &str) -> Outcome<(Value, String)> {
         let kept = self.measured.lock().unwrap_or_else(PoisonError::into_inner).get(question).cloned();
         if let Some(kept) = kept {
-            return Ok(kept);
+            return Ok((kept, self.revision.clone()));
         }
         let path = self.results.join(format!("{question}.json"));
         let text = std::fs::read_to_string(&path)
             .map_err(|error| format!("{}: {error}; ask '{question}' as well", path.display()))?;
         let mut value: Value = serde_json::from_str(&text)?;
-        Ok(value["measured"].take())
+        let revision = value["revision"].as_str().unwrap_or("an unknown build").to_owned();
+        Ok((value["measured"].take(), revision))
+    }
+
+    /// Rounds of something that is measured against something else: odd, so that their median is one that was measured.
+    #[must_use]
+    pub fn rounds(&self) -> u64 {
+        self.scale.pick(1, 3, 5)
+    }
+
+    /// Rounds, where one takes many seconds.
+    #[must_use]
+    pub fn long_rounds(&self) -> u64 {
+        self.scale.pick(1, 1, 3)
+    }
+
+    /// Brings everything that is still to be written to the disk, so that what is measured next does not wait for it.
+    pub fn calm_disk(&self) {
+        rustix::fs::sync();
+        std::thread::sleep(Duration::from_millis(self.scale.pick(0, 500, 1000)));
     }
 
     /// Makes sure that so many MiB are free where we work.

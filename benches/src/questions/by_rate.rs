@@ -41,7 +41,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let folder = world.fresh("by_rate")?;
     let rows = world.scale.pick(500, 20_000, 150_000);
     drop(prepared(&folder.join("start.db"), Workload::PointUpdate, rows)?);
-    let mut lines = [("everwhen", 0.0), ("litestream", 0.0)].map(|(name, _)| Line::new(name));
+    let mut lines: Vec<Line> =
+        System::daemons(world).into_iter().map(|system| Line::new(system.name())).collect();
     let mut behind = [Line::new("everwhen, captured p99"), Line::new("everwhen, durable p50").dashed()];
     for pace in PACES {
         let costs = costs(world, rows, pace)?;
@@ -64,13 +65,12 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     world.discard("by_rate")?;
     world.discard("by_rate_run")?;
     answer.table(table);
-    let lines = lines.into_iter().filter(|line| !line.points.is_empty()).collect();
     let across = Axis::log("transactions a second");
     let title = "Processor time of the daemon for a transaction";
     answer.plot("cpu_by_rate", Plot { title, across, up: Axis::log("microseconds"), lines }.svg());
     let title = "How far behind the writer, by its rate";
     answer.plot("lag_by_rate", Plot { title, across, up: Axis::log("ms"), lines: behind.into() }.svg());
-    answer.note("Processor time is of the whole process, by the scheduler's clock, over 32 s of a full run: one of litestream's compactions, which come every 30 s, is in it (a quick run mostly misses them). Captured and durable are measured in one process with a watcher that takes a part of a core, so a saturated writer is slower there.");
+    answer.note("Processor time is of the whole process, by its own clock, over one window of 32 s in a full run, both daemons at once up to 1000/s: one of litestream's compactions, which come every 30 s, is in it (a quick run mostly misses them). Captured and durable are measured with the engine in this process and a watcher that takes a part of a core, so a saturated writer is slower there.");
     Ok(answer)
 }
 

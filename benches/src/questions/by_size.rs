@@ -8,9 +8,9 @@ use super::restart::kill_and_restart;
 use crate::Outcome;
 use crate::daemon::{Daemon, System};
 use crate::database::{connect, rows_of, write};
-use crate::measure::Sample;
+use crate::measure::{Sample, turns};
 use crate::plot::{Axis, Line, Plot};
-use crate::report::{Answer, Table};
+use crate::report::{Answer, MIB, Table, mib};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
 
@@ -25,74 +25,127 @@ struct Grown {
     idle_own: Sample,
 }
 
-/// What is plotted and tabled of it, with how a value is shown.
-type Column = (&'static str, fn(&Grown) -> &Sample, fn(f64) -> String);
+/// A curve: its file, title, axis, which values, and what they are divided by for the axis.
+struct Curve {
+    file: &'static str,
+    title: &'static str,
+    up: fn() -> Axis,
+    of: fn(&Grown) -> &Sample,
+    unit: f64,
+}
 
-const COLUMNS: [Column; 4] = [
-    ("first full copy, s", |grown| &grown.base_s, |seconds| format!("{seconds:.2}")),
-    ("restart after kill -9, s", |grown| &grown.restart_s, |seconds| format!("{seconds:.2}")),
-    ("resident, highest, MiB", |grown| &grown.highest, |bytes| format!("{:.0}", bytes / 1_048_576.0)),
-    ("its own when idle, MiB", |grown| &grown.idle_own, |bytes| format!("{:.1}", bytes / 1_048_576.0)),
+const CURVES: [Curve; 3] = [
+    Curve {
+        file: "first_base_by_size",
+        title: "First full copy, by size of the database",
+        up: || Axis::log("seconds"),
+        of: |grown| &grown.base_s,
+        unit: 1.0,
+    },
+    Curve {
+        file: "restart_by_size",
+        title: "Restart after kill -9, by size of the database",
+        up: || Axis::log("seconds"),
+        of: |grown| &grown.restart_s,
+        unit: 1.0,
+    },
+    Curve {
+        file: "memory_by_size",
+        title: "Highest memory, by size of the database",
+        up: || Axis::even("MiB resident"),
+        of: |grown| &grown.highest,
+        unit: MIB,
+    },
 ];
+
+/// All daemons beside databases of one size.
+struct Size {
+    mib: u64,
+    daemons: Vec<(System, Grown)>,
+}
 
 /// Rounds of a whole life of each daemon: first copy, rest, kill -9, restart.
 pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut answer = Answer::new("by_size", "Cost against the size of the database");
     let mut sizes = world.scale.pick(vec![2, 4], vec![16, 64, 256], vec![64, 256, 1024]);
     sizes.extend(world.large.then_some(world.scale.pick(8, 4096, 4096)));
-    let head: Vec<&str> = ["database", "daemon"].into_iter().chain(COLUMNS.map(|column| column.0)).collect();
-    let mut table =
-        Table::new("Point-update databases, local files, median (range) of interleaved rounds", &head);
-    let systems = System::daemons(world);
-    let mut curves: Vec<(u64, Vec<Grown>)> = Vec::new();
-    for mib in sizes {
-        let mut all: Vec<Grown> = systems.iter().map(|_| Grown::default()).collect();
-        for _ in 0..if mib > 1024 { 1 } else { world.scale.pick(1, 1, 3) } {
-            for (system, grown) in systems.iter().zip(&mut all) {
-                live(world, *system, mib, grown)?;
-            }
-        }
-        for (system, grown) in systems.iter().zip(&all) {
-            let cells = COLUMNS.map(|(_, of, text)| of(grown).with_spread(text));
-            table.row([format!("{mib} MiB"), system.name().to_owned()].into_iter().chain(cells));
+    let sizes = sizes.into_iter().map(|mib| of_size(world, mib)).collect::<Outcome<Vec<Size>>>()?;
+    world.discard("by_size")?;
+    answer.table(table(&sizes));
+    for curve in CURVES {
+        answer.plot(curve.file, curve.plot(&sizes).svg());
+    }
+    for size in &sizes {
+        for (system, grown) in &size.daemons {
             answer.raw(json!({
-                "database_mib": mib, "daemon": system.name(), "first_copy_s": grown.base_s.values(),
+                "database_mib": size.mib, "daemon": system.name(), "first_copy_s": grown.base_s.values(),
                 "restart_s": grown.restart_s.values(), "resident_max": grown.highest.values(),
                 "idle_own": grown.idle_own.values(),
             }));
         }
-        curves.push((mib, all));
     }
-    world.discard("by_size")?;
-    answer.table(table);
-    let seconds = Axis::log("seconds");
-    for (file, title, up, kind, unit) in [
-        ("first_base_by_size", "First full copy, by size of the database", seconds, 0, 1.0),
-        ("restart_by_size", "Restart after kill -9, by size of the database", seconds, 1, 1.0),
-        (
-            "memory_by_size",
-            "Highest memory, by size of the database",
-            Axis::even("MiB resident"),
-            2,
-            1_048_576.0,
-        ),
-    ] {
-        let lines = systems.iter().enumerate().map(|(index, system)| {
-            let at = |(mib, all): &(u64, Vec<Grown>)| {
-                Some((*mib as f64, COLUMNS[kind].1(all.get(index)?).median() / unit))
-            };
-            Line::new(system.name()).through(curves.iter().filter_map(at).collect())
-        });
-        let lines = lines.collect();
-        answer.plot(file, Plot { title, across: Axis::log("MiB of database"), up, lines }.svg());
-    }
-    answer.note("\"Its own\" is without the pages of files (RssAnon), a moment after the first copy. Seconds of a restart count until three rows, written while no daemon ran, are stored.");
+    answer.note("\"Its own\" is without the pages of files (RssAnon), a moment after the first copy. Seconds of a restart count until three rows, written while no daemon ran, are stored; litestream's first copy is not compacted yet then (`restart` waits for that).");
     Ok(answer)
+}
+
+fn of_size(world: &World, mib: u64) -> Outcome<Size> {
+    let mut daemons: Vec<_> =
+        System::daemons(world).into_iter().map(|system| (system, Grown::default())).collect();
+    for round in 0..if mib > 1024 { 1 } else { world.long_rounds() } {
+        for index in turns(daemons.len(), round) {
+            let (system, grown) = &mut daemons[index];
+            live(world, *system, mib, grown)?;
+        }
+    }
+    Ok(Size { mib, daemons })
+}
+
+fn table(sizes: &[Size]) -> Table {
+    let head = [
+        "database",
+        "daemon",
+        "first full copy, s",
+        "restart after kill -9, s",
+        "resident, highest, MiB",
+        "its own when idle, MiB",
+    ];
+    let title = "Point-update databases, local files, median (range) of interleaved rounds";
+    let mut table = Table::new(title, &head);
+    let seconds = |value: f64| format!("{value:.2}");
+    for size in sizes {
+        for (system, grown) in &size.daemons {
+            table.row([
+                format!("{} MiB", size.mib),
+                system.name().to_owned(),
+                grown.base_s.with_spread(seconds),
+                grown.restart_s.with_spread(seconds),
+                grown.highest.with_spread(mib),
+                grown.idle_own.with_spread(mib),
+            ]);
+        }
+    }
+    table
+}
+
+impl Curve {
+    fn plot(&self, sizes: &[Size]) -> Plot {
+        let mut lines: Vec<Line> = Vec::new();
+        for size in sizes {
+            for (index, (system, grown)) in size.daemons.iter().enumerate() {
+                if lines.len() <= index {
+                    lines.push(Line::new(system.name()));
+                }
+                lines[index].push(size.mib as f64, (self.of)(grown), self.unit);
+            }
+        }
+        Plot { title: self.title, across: Axis::log("MiB of database"), up: (self.up)(), lines }
+    }
 }
 
 fn live(world: &World, system: System, mib: u64, grown: &mut Grown) -> Outcome<()> {
     let path = world.fresh("by_size")?.join("app.db");
     world.accounts(mib, &path)?;
+    world.calm_disk();
     let mut connection = connect(&path)?;
     let mut writer = Writer::new(Workload::PointUpdate, rows_of(mib), 13);
     let began = Instant::now();

@@ -27,7 +27,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
 fn by_workload(world: &World, answer: &mut Answer) -> Outcome<()> {
     let head = ["workload", "bytes/tx", "transactions/s", "flush every 1 s", "10 s", "60 s", "of it storage"];
     let mut table = Table::new("Dollars for one database and month, by pace and flush interval", &head);
-    let measured = rows(world, "stored")?;
+    let (measured, revision) = rows(world, "stored")?;
     for of in measured.iter().filter(|of| of["daemon"] == "everwhen") {
         let (bytes_per_tx, base_bytes) = (number(of, "bytes_per_tx")?, number(of, "first_copy_bytes")?);
         let fastest = number(of, "per_second")?;
@@ -64,6 +64,7 @@ fn by_workload(world: &World, answer: &mut Answer) -> Outcome<()> {
             .chain(std::iter::repeat_n(format!("{fleet:.2}"), 3).chain(["0".to_owned()])),
     );
     answer.table(table);
+    answer.note(format!("Stored bytes were measured (`stored`) of build {revision}."));
     Ok(())
 }
 
@@ -73,7 +74,8 @@ fn beside_the_peer(world: &World, answer: &mut Answer) -> Outcome<()> {
         "Dollars for the requests of a month, as counted at an S3 server (flush and sync every second)",
         &["writer", "daemon", "one database", "1,000 databases"],
     );
-    for of in rows(world, "s3")? {
+    let (measured, revision) = rows(world, "s3")?;
+    for of in measured {
         let per_hour = |names: &[&str]| -> Outcome<f64> {
             let counts = names.iter().map(|name| number(&of, name)).collect::<Outcome<Vec<f64>>>()?;
             Ok(counts.iter().sum::<f64>() * 3600.0 / number(&of, "seconds")?)
@@ -86,20 +88,23 @@ fn beside_the_peer(world: &World, answer: &mut Answer) -> Outcome<()> {
             Load { writes_h: load.writes_h * databases + marks, reads_h: load.reads_h * databases, kept: 0.0 }
                 .a_month()
         };
+        let (one, thousand) = (of_many(1.0), of_many(1000.0));
         let text = |name: &str| of[name].as_str().unwrap_or_default().to_owned();
-        table.row([
-            text("writer"),
-            text("daemon"),
-            format!("{:.2}", of_many(1.0)),
-            format!("{:.2}", of_many(1000.0)),
-        ]);
+        table.row([text("writer"), text("daemon"), format!("{one:.2}"), format!("{thousand:.2}")]);
+        answer.raw(json!({
+            "writer": text("writer"), "daemon": text("daemon"), "request_dollars": one,
+            "request_dollars_of_1000": thousand,
+        }));
     }
     answer.table(table);
+    answer.note(format!("Requests were counted (`s3`) of build {revision}."));
     Ok(())
 }
 
-fn rows(world: &World, question: &str) -> Outcome<Vec<Value>> {
-    Ok(world.measured(question)?.as_array().cloned().unwrap_or_default())
+/// What a question measured, and of which build.
+fn rows(world: &World, question: &str) -> Outcome<(Vec<Value>, String)> {
+    let (measured, revision) = world.measured(question)?;
+    Ok((measured.as_array().cloned().unwrap_or_default(), revision))
 }
 
 fn number(of: &Value, name: &str) -> Outcome<f64> {

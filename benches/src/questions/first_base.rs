@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::daemon::{Daemon, System, stored_in};
-use crate::database::{connect, copy_synced, make_accounts, rows_of, write};
-use crate::measure::{Sample, timed};
+use crate::database::{Checkpoints, checkpoint, connect, copy_synced, make_accounts, rows_of, write};
+use crate::measure::{Sample, timed, turns};
 use crate::report::{Answer, Table, bytes, millis};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
@@ -23,7 +23,14 @@ const HUGE_MIB: u64 = 10 * 1024;
 #[derive(Clone, Copy)]
 enum How {
     Plain(fn(&Path, &Path) -> Outcome<()>),
-    Daemon(System),
+    Daemon(Run),
+}
+
+/// A daemon, and whether it stores encrypted.
+#[derive(Clone, Copy)]
+struct Run {
+    system: System,
+    sealed: bool,
 }
 
 /// What came of it over the rounds.
@@ -32,8 +39,8 @@ struct Made {
     seconds: Sample,
     stored: u64,
     commits: Sample,
-    /// How long the application's TRUNCATE checkpoints took, in ms, in runs of their own.
-    truncates: Sample,
+    /// The application's TRUNCATE checkpoints, in runs of their own.
+    truncates: Checkpoints,
     highest: u64,
 }
 
@@ -47,11 +54,11 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     if world.large {
         of_size(world, world.scale.pick(8, HUGE_MIB, HUGE_MIB), 1, &mut answer)?;
     }
-    answer.note("Plain copies are made without a writer. A daemon's time counts from the start of its process until the copy can be seen in the store; litestream compresses each page by LZ4 and does not fsync as it goes, Everwhen compresses chunks by zstd 3, names them by BLAKE3 and fsyncs each object.");
+    answer.note("Plain copies are made without a writer, the two of SQLite in this process; the shell's .backup takes 100 pages a step. A new key is drawn within the time of the encrypted one. The database is in the page cache. A daemon's time counts from the start of its process until the copy can be seen in the store; litestream compresses each page by LZ4 and does not fsync as it goes, Everwhen compresses chunks by zstd 3, names them by BLAKE3 and fsyncs each object.");
     Ok(answer)
 }
 
-fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outcome<()> {
+fn of_size(world: &World, mib: u64, rounds: u64, answer: &mut Answer) -> Outcome<()> {
     // The source and a copy of it, or the peer's three of half its size.
     world.needs_mib(mib * 3)?;
     let folder = world.fresh("first_base")?;
@@ -59,16 +66,9 @@ fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outco
     make_accounts(&source, mib)?;
     let ways = ways(world);
     let mut made: Vec<Made> = ways.iter().map(|_| Made::default()).collect();
-    for _ in 0..rounds {
-        for ((_, how), made) in ways.iter().zip(&mut made) {
-            match how {
-                How::Plain(copy) => plain(*copy, &source, made)?,
-                How::Daemon(system) => {
-                    by_daemon(world, *system, &source, mib, false, made)?;
-                    // A run of its own, since the checkpoints would show in the commits.
-                    by_daemon(world, *system, &source, mib, true, made)?;
-                }
-            }
+    for round in 0..rounds {
+        for index in turns(ways.len(), round) {
+            once(world, ways[index].1, &source, mib, &mut made[index])?;
         }
     }
     world.discard("first_base")?;
@@ -77,19 +77,35 @@ fn of_size(world: &World, mib: u64, rounds: usize, answer: &mut Answer) -> Outco
         answer.raw(json!({
             "how": name, "database_mib": mib, "seconds": made.seconds.values(), "stored_bytes": made.stored,
             "commit_ms": made.commits.values(), "resident_max": made.highest,
-            "truncate_ms": made.truncates.values(),
+            "truncate_ms": made.truncates.ms.values(), "truncates_completed": made.truncates.completed,
         }));
     }
     Ok(())
 }
 
+/// One way in one round, the disk at rest before it.
+fn once(world: &World, how: How, source: &Path, mib: u64, made: &mut Made) -> Outcome<()> {
+    world.calm_disk();
+    match how {
+        How::Plain(copy) => plain(copy, source, made),
+        How::Daemon(run) => {
+            by_daemon(world, run, source, mib, false, made)?;
+            world.calm_disk();
+            // A run of its own, since the checkpoints would show in the commits.
+            by_daemon(world, run, source, mib, true, made)
+        }
+    }
+}
+
 fn ways(world: &World) -> Vec<(&'static str, How)> {
     let mut ways = vec![
         ("cp + fsync", How::Plain(copy_synced)),
-        ("sqlite3 .backup + fsync", How::Plain(backup)),
+        ("sqlite3_backup in one step + fsync", How::Plain(backup)),
         ("VACUUM INTO + fsync", How::Plain(vacuum_into)),
     ];
-    ways.extend(System::daemons(world).into_iter().map(|system| (system.name(), How::Daemon(system))));
+    let plain = |system: System| (system.name(), How::Daemon(Run { system, sealed: false }));
+    ways.extend(System::daemons(world).into_iter().map(plain));
+    ways.push(("everwhen, encrypted", How::Daemon(Run { system: System::Everwhen, sealed: true })));
     ways
 }
 
@@ -106,6 +122,7 @@ fn table(ways: &[(&str, How)], made: &[Made], mib: u64) -> Table {
         "max",
         "TRUNCATE, median",
         "longest",
+        "completed",
         "resident, highest",
     ];
     let mut table = Table::new(&title, &head);
@@ -120,8 +137,9 @@ fn table(ways: &[(&str, How)], made: &[Made], mib: u64) -> Table {
             commit(0.5),
             commit(0.99),
             commit(1.0),
-            millis(made.truncates.median()),
-            millis(made.truncates.quantile(1.0)),
+            millis(made.truncates.ms.median()),
+            millis(made.truncates.ms.quantile(1.0)),
+            made.truncates.share(),
             if made.highest == 0 { "-".into() } else { format!("{} MiB", made.highest >> 20) },
         ]);
     }
@@ -138,7 +156,7 @@ fn plain(copy: fn(&Path, &Path) -> Outcome<()>, source: &Path, made: &mut Made) 
 /// The daemon works beside the source itself, moved to a folder of its own: a copy of 10 GiB would cost disk and time.
 fn by_daemon(
     world: &World,
-    system: System,
+    run: Run,
     source: &Path,
     mib: u64,
     checkpoints: bool,
@@ -146,15 +164,15 @@ fn by_daemon(
 ) -> Outcome<()> {
     let path: PathBuf = world.fresh("first_base_run")?.join("app.db");
     fs::rename(source, &path)?;
-    with_writer(world, system, &path, mib, checkpoints, made)?;
-    connect(&path)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    with_writer(world, run, &path, mib, checkpoints, made)?;
+    checkpoint(&connect(&path)?, "TRUNCATE")?;
     fs::rename(&path, source)?;
     world.discard("first_base_run")
 }
 
 fn with_writer(
     world: &World,
-    system: System,
+    run: Run,
     path: &Path,
     mib: u64,
     checkpoints: bool,
@@ -170,7 +188,7 @@ fn with_writer(
             checkpoints.then(|| scope.spawn(|| truncate(path, &done).map_err(|error| error.to_string())));
         std::thread::sleep(Duration::from_millis(100));
         let began = Instant::now();
-        let waited = Daemon::start(world, system, path).and_then(|daemon| {
+        let waited = run.start(world, path).and_then(|daemon| {
             daemon.wait_for_first_copy()?;
             Ok((began.elapsed().as_secs_f64(), daemon))
         });
@@ -189,16 +207,24 @@ fn with_writer(
     })
 }
 
-/// TRUNCATE checkpoints of the application, one after the other; how long each took in ms, told busy or not.
-fn truncate(path: &Path, done: &AtomicBool) -> Outcome<Sample> {
+impl Run {
+    fn start(self, world: &World, path: &Path) -> Outcome<Daemon> {
+        match self.sealed {
+            true => Daemon::start_sealed(world, path, &path.with_extension("key")),
+            false => Daemon::start(world, self.system, path),
+        }
+    }
+}
+
+/// TRUNCATE checkpoints of the application, one after the other.
+fn truncate(path: &Path, done: &AtomicBool) -> Outcome<Checkpoints> {
     let connection = connect(path)?;
-    let mut took = Sample::default();
+    let mut all = Checkpoints::default();
     while !done.load(Ordering::Relaxed) {
         std::thread::sleep(TRUNCATE_EVERY);
-        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-        took.push(timed(|| connection.query_row(checkpoint, [], |_| Ok(())))?.0 * 1e3);
+        all.push(checkpoint(&connection, "TRUNCATE")?);
     }
-    Ok(took)
+    Ok(all)
 }
 
 fn backup(from: &Path, to: &Path) -> Outcome<()> {

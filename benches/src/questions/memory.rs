@@ -6,15 +6,12 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use crate::Outcome;
-use crate::daemon::{Daemon, System};
+use crate::daemon::{COMPACTED, Daemon, Stored, System, stored_in};
 use crate::database::{connect, rows_of, write};
 use crate::measure::Sample;
-use crate::report::{Answer, Table};
+use crate::report::{Answer, Table, mib};
 use crate::workload::{Workload, Writer};
 use crate::world::World;
-
-/// Nothing is stored for so long before anything is measured: litestream compacts its first copy within half a minute.
-const REST: Duration = Duration::from_secs(35);
 
 /// Writers by their pace (`None`: back to back); the first does nothing.
 const PHASES: [(&str, Option<f64>); 3] = [("idle", Some(0.0)), ("200/s", Some(200.0)), ("saturated", None)];
@@ -40,12 +37,11 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         world.accounts(world.large_mib(), &path)?;
         let mut connection = connect(&path)?;
         let mut writer = Writer::new(Workload::PointUpdate, rows_of(world.large_mib()), 4);
-        let daemon = Daemon::start_and_settle(world, system, &path)?;
-        daemon.wait_until_quiet(world.scale.pick(Duration::ZERO, REST, REST))?;
+        let daemon = Daemon::start_and_compact(world, system, &path, &mut connection, &mut writer)?;
         for (name, pace) in PHASES {
             let taken = phase(world, &daemon, &mut connection, &mut writer, pace)?;
             let process = daemon.look()?;
-            let mib = |bytes: u64| format!("{:.0}", bytes as f64 / 1_048_576.0);
+            let mib = |bytes: u64| mib(bytes as f64);
             table.row([
                 system.name().to_owned(),
                 name.to_owned(),
@@ -62,9 +58,53 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
         daemon.stop()?;
     }
     answer.table(table);
-    answer.note("Idle begins when nothing was stored for 35 s, so that litestream's first compaction is over, and is the middle one of three times, so that a later one does not count; its compaction every 30 s is a part of the rows with a writer.");
+    let many = beside_many(world, &mut answer)?;
+    answer.table(many);
+    answer.note("Processor time is by the process' clock, in nanoseconds. Idle begins when nothing was stored for 35 s, so that litestream's first compaction is over, and is the middle one of three times, so that a later one does not count; its compaction every 30 s is a part of the rows with a writer.");
     world.discard("memory")?;
     Ok(answer)
+}
+
+/// One daemon beside many small databases that nobody writes to.
+fn beside_many(world: &World, answer: &mut Answer) -> Outcome<Table> {
+    let count = world.scale.pick(5, 30, 100);
+    let title = format!(
+        "One daemon beside {count} idle databases of 1 MiB, in MiB resident (of it not pages of files)"
+    );
+    let head =
+        ["daemon", "resident", "resident, highest", "open files", "threads", "processor", "objects stored"];
+    let mut table = Table::new(&title, &head);
+    for system in System::daemons(world) {
+        let folder = world.fresh("memory")?;
+        let databases = (0..count).map(|number| folder.join(format!("{number}.db"))).collect::<Vec<_>>();
+        for path in &databases {
+            world.accounts(1, path)?;
+            drop(connect(path)?);
+        }
+        let daemon = Daemon::start_beside_many(world, system, &databases, &folder)?;
+        let copies = |stored: &Stored| stored.names.iter().filter(|name| system.is_full_copy(name)).count();
+        daemon.wait_for(|stored| copies(stored) >= count)?;
+        let before = daemon.wait_until_quiet(world.scale.pick(Duration::ZERO, COMPACTED, COMPACTED))?;
+        let taken = idle(&daemon, world.scale.pick(0.6, 15.0, 60.0))?;
+        let (process, after) = (daemon.look()?, stored_in(&daemon.store));
+        daemon.stop()?;
+        let stored = after.names.difference(&before.names).count();
+        table.row([
+            system.name().to_owned(),
+            format!("{} ({})", mib(process.resident as f64), mib(process.anonymous as f64)),
+            mib(process.resident_max as f64),
+            process.files.to_string(),
+            process.threads.to_string(),
+            taken.text(),
+            stored.to_string(),
+        ]);
+        answer.raw(json!({
+            "daemon": system.name(), "databases": count, "resident": process.resident,
+            "anonymous": process.anonymous, "resident_max": process.resident_max, "files": process.files,
+            "threads": process.threads, "cpu_s": taken.cpu_s, "seconds": taken.seconds, "objects_stored": stored,
+        }));
+    }
+    Ok(table)
 }
 
 fn phase(

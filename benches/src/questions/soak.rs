@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::daemon::{Daemon, System, stored_in};
-use crate::database::{Written, connect, rows_of, write};
+use crate::database::{Checkpoints, Written, checkpoint, connect, rows_of, write};
 use crate::measure::{Sample, slope};
 use crate::plot::{Axis, Line, Plot};
-use crate::report::{Answer, Table, bytes, millis};
+use crate::report::{Answer, MIB, Table, bytes, millis};
 use crate::workload::Mixed;
 use crate::world::World;
 
 const PER_SECOND: f64 = 200.0;
-const MIB: f64 = 1_048_576.0;
+/// A burst ends here, so that a daemon beside which more can be written is not given more to do.
+const BURST_MOST: u64 = 10_000;
 
 /// Lengths of what repeats: the whole, and in it the looks and the rounds of the writer.
 #[derive(Clone, Copy)]
@@ -46,9 +47,16 @@ struct Look {
 struct Soaked {
     system: System,
     looks: Vec<Look>,
-    written: Written,
-    checkpoint_ms: Sample,
+    writer: Rounds,
     highest: u64,
+}
+
+/// What the application saw over all rounds.
+#[derive(Default)]
+struct Rounds {
+    written: Written,
+    passive: Checkpoints,
+    truncate: Checkpoints,
 }
 
 /// Soaks the daemons beside each other, each with a database and a writer of its own.
@@ -93,10 +101,10 @@ fn soak(
         done.store(true, Ordering::Relaxed);
         (looking.join(), result)
     });
-    let (looks, (written, checkpoint_ms)) = (looks.map_err(|_| "the watcher died")??, result?);
+    let (looks, writer) = (looks.map_err(|_| "the watcher died")??, result?);
     let highest = daemon.look()?.resident_max;
     daemon.stop()?;
-    Ok(Soaked { system, looks, written, checkpoint_ms, highest })
+    Ok(Soaked { system, looks, writer, highest })
 }
 
 /// Rounds of a minute: paced, then a burst as fast as it goes, then a checkpoint by the application, by turns one that
@@ -107,22 +115,23 @@ fn write_rounds(
     began: Instant,
     rhythm: Rhythm,
     done: &AtomicBool,
-) -> Outcome<(Written, Sample)> {
-    let (mut all, mut checkpoint_ms, mut round) = (Written::default(), Sample::default(), 0_u32);
+) -> Outcome<Rounds> {
+    let (mut all, mut round) = (Rounds::default(), 0_u32);
     connection.busy_timeout(Duration::from_secs(1))?;
     while began.elapsed() < rhythm.whole && !done.load(Ordering::Relaxed) {
-        let stop =
-            |length: Duration| move |_, elapsed: Duration| elapsed >= length || done.load(Ordering::Relaxed);
-        let paced = stop(rhythm.round.saturating_sub(rhythm.burst));
-        all.add(&write(connection, writer, Some(PER_SECOND), paced)?);
-        all.add(&write(connection, writer, None, stop(rhythm.burst))?);
-        let mode = if round % 2 == 0 { "PASSIVE" } else { "TRUNCATE" };
-        let at = Instant::now();
-        connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
-        checkpoint_ms.push(at.elapsed().as_secs_f64() * 1e3);
+        let stop = |most: u64, length: Duration| {
+            move |count, elapsed| count >= most || elapsed >= length || done.load(Ordering::Relaxed)
+        };
+        let paced = stop(u64::MAX, rhythm.round.saturating_sub(rhythm.burst));
+        all.written.add(&write(connection, writer, Some(PER_SECOND), paced)?);
+        all.written.add(&write(connection, writer, None, stop(BURST_MOST, rhythm.burst))?);
+        match round % 2 {
+            0 => all.passive.push(checkpoint(connection, "PASSIVE")?),
+            _ => all.truncate.push(checkpoint(connection, "TRUNCATE")?),
+        }
         round += 1;
     }
-    Ok((all, checkpoint_ms))
+    Ok(all)
 }
 
 fn look_at_times(
@@ -168,8 +177,8 @@ fn look(daemon: &Daemon, path: &Path, began: Instant) -> Outcome<Look> {
 fn report(world: &World, rhythm: Rhythm, results: &[Soaked]) -> Answer {
     let mut answer = Answer::new("soak", "Memory over time");
     let title = format!(
-        "{:.0} minutes beside a database of {} MiB: a mix of writers at {PER_SECOND}/s, each minute a burst of {:.0} s without \
-         a pace and a checkpoint by the application",
+        "{:.0} minutes beside a database of {} MiB: a mix of writers at {PER_SECOND}/s, each minute a burst without a pace of \
+         {BURST_MOST} commits (in {:.0} s at most) and a checkpoint by the application",
         rhythm.whole.as_secs_f64() / 60.0,
         world.large_mib(),
         rhythm.burst.as_secs_f64(),
@@ -185,22 +194,25 @@ fn report(world: &World, rhythm: Rhythm, results: &[Soaked]) -> Answer {
         let points =
             |of: fn(&Look) -> f64| soaked.looks.iter().map(|look| (look.minutes, of(look) / MIB)).collect();
         lines.push(Line::new(format!("{name}, resident")).through(points(|look| look.resident)));
-        lines.push(Line::new(format!("{name}, its own")).through(points(|look| look.own)).dashed());
+        lines.push(Line::new(format!("{name}, of it its own")).through(points(|look| look.own)).dashed());
         answer.raw(raw(soaked));
     }
     let (across, up) = (Axis::even("minutes"), Axis::even("MiB"));
     answer.plot("soak", Plot { title: "Memory of the daemon over time", across, up, lines }.svg());
-    answer.note("Quarters are medians of looks every 30 s. The slope is the median of the slopes between all pairs of looks. \"Its own\" is without the pages of files (RssAnon). Both daemons run at once, each beside a database of its own.");
+    answer.note("Quarters are medians of looks every 30 s. The slope is the median of the slopes between all pairs of looks. \"Its own\" is without the pages of files (RssAnon). Both daemons run at once, each beside a database of its own. Paced commits that were due while a burst or a checkpoint ran are not counted as late. PASSIVE and TRUNCATE take turns; one that cannot complete gives up after 1 s.");
     answer
 }
 
 type Cell = fn(&Soaked) -> String;
 
-const ROWS: [(&str, Cell); 12] = [
+const ROWS: [(&str, Cell); 16] = [
     ("resident, first quarter", |soaked| mib(soaked.quarter(0, |look| look.resident))),
     ("resident, last quarter", |soaked| mib(soaked.quarter(3, |look| look.resident))),
     ("its own, first quarter", |soaked| mib(soaked.quarter(0, |look| look.own))),
     ("its own, last quarter", |soaked| mib(soaked.quarter(3, |look| look.own))),
+    ("its own, from minute 10 on: first and last", |soaked| {
+        soaked.own_after_warm_up().map_or_else(String::new, |ends| ends.map(mib).join(", "))
+    }),
     ("slope of its own", |soaked| format!("{:.0} KiB/h", soaked.slope(|look| look.own) / 1024.0)),
     ("resident, highest", |soaked| mib(soaked.highest as f64)),
     ("open files, first and last", |soaked| soaked.ends(|look| look.files.to_string())),
@@ -209,14 +221,25 @@ const ROWS: [(&str, Cell); 12] = [
     ("in the store, first and last", |soaked| {
         soaked.ends(|look| format!("{} in {}", bytes(look.stored_bytes), look.objects))
     }),
-    ("processor", |soaked| format!("{:.0} us/tx", soaked.cpu_us())),
-    ("commits; p99; application's checkpoint p50, max", |soaked| {
-        let (written, checkpoint) = (&soaked.written, &soaked.checkpoint_ms);
-        let p99 = millis(written.latency.quantile(0.99));
-        let (middle, longest) = (millis(checkpoint.median()), millis(checkpoint.quantile(1.0)));
-        format!("{}; {p99}; {middle}, {longest}", written.transactions)
+    ("processor", |soaked| {
+        let seconds = soaked.cpu_s();
+        let share = seconds * 100.0 / soaked.writer.written.seconds;
+        format!(
+            "{share:.2} % of a core, {:.0} us/tx",
+            seconds * 1e6 / soaked.writer.written.transactions as f64
+        )
     }),
+    ("commits", |soaked| soaked.writer.written.transactions.to_string()),
+    ("commit p99, longest", |soaked| {
+        [0.99, 1.0].map(|share| millis(soaked.writer.written.latency.quantile(share))).join(", ")
+    }),
+    ("PASSIVE checkpoints completed; p50, longest", |soaked| checkpoints(&soaked.writer.passive)),
+    ("TRUNCATE checkpoints completed; p50, longest", |soaked| checkpoints(&soaked.writer.truncate)),
 ];
+
+fn checkpoints(all: &Checkpoints) -> String {
+    format!("{}; {}, {}", all.share(), millis(all.ms.median()), millis(all.ms.quantile(1.0)))
+}
 
 impl Soaked {
     fn quarter(&self, number: usize, of: fn(&Look) -> f64) -> f64 {
@@ -234,9 +257,17 @@ impl Soaked {
         ends.map(|look| look.map(&of).unwrap_or_default()).join(", ")
     }
 
-    fn cpu_us(&self) -> f64 {
+    /// Processor seconds from the first look to the last.
+    fn cpu_s(&self) -> f64 {
         let at = |look: Option<&Look>| look.map_or(f64::NAN, |look| look.cpu_s);
-        (at(self.looks.last()) - at(self.looks.first())) * 1e6 / self.written.transactions as f64
+        at(self.looks.last()) - at(self.looks.first())
+    }
+
+    /// Bytes of its own at the first look after ten minutes (in a shorter soak after a sixth of it), and at the last.
+    fn own_after_warm_up(&self) -> Option<[f64; 2]> {
+        let last = self.looks.last()?;
+        let warm = self.looks.iter().find(|look| look.minutes >= (last.minutes / 6.0).min(10.0))?;
+        Some([warm.own, last.own])
     }
 }
 
@@ -245,6 +276,7 @@ fn mib(bytes: f64) -> String {
 }
 
 fn raw(soaked: &Soaked) -> Value {
+    let Rounds { written, passive, truncate } = &soaked.writer;
     let looks = soaked.looks.iter().map(|look| {
         json!({
             "minutes": look.minutes, "resident": look.resident, "own": look.own, "files": look.files,
@@ -253,10 +285,11 @@ fn raw(soaked: &Soaked) -> Value {
         })
     });
     json!({
-        "daemon": soaked.system.name(), "transactions": soaked.written.transactions, "resident_max": soaked.highest,
-        "commit_p50_ms": soaked.written.latency.median(), "commit_p99_ms": soaked.written.latency.quantile(0.99),
-        "commit_max_ms": soaked.written.latency.quantile(1.0), "busy": soaked.written.busy,
-        "checkpoint_ms": soaked.checkpoint_ms.values(), "slope_own_bytes_h": soaked.slope(|look| look.own),
+        "daemon": soaked.system.name(), "transactions": written.transactions, "resident_max": soaked.highest,
+        "commit_p50_ms": written.latency.median(), "commit_p99_ms": written.latency.quantile(0.99),
+        "commit_max_ms": written.latency.quantile(1.0), "busy": written.busy,
+        "passive_ms": passive.ms.values(), "passive_completed": passive.completed,
+        "truncate_ms": truncate.ms.values(), "truncate_completed": truncate.completed, "slope_own_bytes_h": soaked.slope(|look| look.own),
         "slope_resident_bytes_h": soaked.slope(|look| look.resident), "looks": looks.collect::<Vec<_>>(),
     })
 }
