@@ -13,10 +13,10 @@ use capture_support::Rig;
 use everwhen_engine::capture::sqlite::SourceEvent;
 use everwhen_engine::history::GapReason;
 use everwhen_engine::ids::HostId;
-use everwhen_engine::plan::Target;
+use everwhen_engine::plan::{RestorePlan, Target};
 use everwhen_engine::protect::{ProtectOptions, Protection};
 use everwhen_engine::repository::{CreateOptions, Repository};
-use everwhen_engine::restore::{self, Cancel};
+use everwhen_engine::restore::{self, Cancel, Order};
 use everwhen_engine::store::Store;
 use everwhen_engine::time::Timestamp;
 use rusqlite::Connection;
@@ -188,9 +188,9 @@ async fn overwrite(name: &str, with: With) {
     let to = folder.path().join("restored.db");
     let (target, options) = (Target::Latest, restore::Options::default());
     let (now, progress) = (Timestamp::now(), Arc::new(|_| {}));
-    restore::restore(&repository, &history, target, now, &to, &options, progress, &Cancel::new())
-        .await
-        .unwrap();
+    let (planned, cancel) = (&|_: &RestorePlan| {}, Cancel::new());
+    let order = Order { target, now, to: &to, options: &options, planned, progress, cancel: &cancel };
+    restore::restore(&repository, &history, &order).await.unwrap();
     assert!(image(&to) == image(&path));
 }
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use capture_support::writer::{reported, run_job, start};
 use everwhen_engine::history::{GapReason, History};
 use everwhen_engine::ids::{HostId, TimelineId};
-use everwhen_engine::plan::Target;
+use everwhen_engine::plan::{RestorePlan, Target};
 use everwhen_engine::protect::{BaseRule, Health, ProtectOptions, Protection};
 use everwhen_engine::repository::{CreateOptions, Repository};
-use everwhen_engine::restore::{self, Cancel};
+use everwhen_engine::restore::{self, Cancel, Order};
 use everwhen_engine::store::Store;
 use everwhen_engine::store::keys::timeline_key;
 use everwhen_engine::store::testing::{Fault, Faulty, Rule, Verb};
@@ -82,9 +82,9 @@ impl Bench {
         let (history, options) = (self.history().await, restore::Options::default());
         let progress = Arc::new(|_| {});
         let now = Timestamp::now();
-        restore::restore(&self.repository, &history, target, now, &to, &options, progress, &Cancel::new())
-            .await
-            .unwrap();
+        let (planned, cancel) = (&|_: &RestorePlan| {}, Cancel::new());
+        let order = Order { target, now, to: &to, options: &options, planned, progress, cancel: &cancel };
+        restore::restore(&self.repository, &history, &order).await.unwrap();
         image(&to)
     }
 }

@@ -380,3 +380,69 @@ fn after_a_verification_found_damage_the_history_is_of_what_is_there() {
     );
     assert_eq!(windows(), (4, 1));
 }
+
+#[test]
+fn a_lost_claim_does_not_make_an_older_timeline_the_latest() {
+    let world = World::new(PROGRAM);
+    let app = world.connect();
+    for id in 0..2 {
+        let mut daemon = world.daemon();
+        daemon.settle();
+        app.execute_batch(&format!("CREATE TABLE t{id}(x)")).unwrap();
+        daemon.settle();
+        assert!(daemon.terminate().success());
+        // Without its local state the next daemon begins a timeline.
+        std::fs::remove_dir_all(world.repository().join("local")).unwrap();
+    }
+    let newest = world.points().pop().unwrap();
+    let (position, time) = (newest["position"].as_str().unwrap(), newest["time"].as_str().unwrap());
+    assert!(position.starts_with("2/"), "{newest}");
+    let (folder, _) = database_folder(&world);
+    std::fs::remove_file(folder.join("timeline/00000002")).unwrap();
+    // With the catalog that knows the timeline, and with one that never did.
+    for _ in 0..2 {
+        for point in [&["--latest"][..], &["--at", time], &["--position", position]] {
+            let (answer, target) = world.restore(point, "target.db");
+            let error = answer.exits(5).error();
+            assert!(error["message"].as_str().unwrap().contains("timeline 2"), "{point:?}: {error}");
+            assert!(!target.exists(), "{point:?}");
+        }
+        std::fs::remove_dir_all(world.repository().join("local")).unwrap();
+    }
+    let verdict = world.everwhen(&["verify", "app.db", "--json"]).exits(5).json();
+    assert!(verdict.to_string().contains("timeline 2: its claim is missing"), "{verdict}");
+}
+
+#[test]
+fn the_end_of_a_log_that_vanished_is_missing_although_nothing_else_vouches_for_it() {
+    let (world, _, positions) = protected(3);
+    std::fs::remove_dir_all(world.repository().join("daemon")).unwrap();
+    let segments: Vec<_> = objects(&world.repository().join("db"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains("/log/"))
+        .collect();
+    std::fs::remove_file(segments.last().unwrap()).unwrap();
+    for _ in 0..2 {
+        let (answer, _) = world.restore(&["--latest"], "target.db");
+        assert!(answer.exits(5).error()["message"].as_str().unwrap().contains("at its end"));
+    }
+    let (answer, _) = world.restore(&["--position", &positions[positions.len() - 2]], "target.db");
+    let _ = answer.exits(0);
+}
+
+#[test]
+fn a_path_that_a_named_store_does_not_know_is_not_taken_for_its_only_database() {
+    let (world, ..) = protected(1);
+    let target = world.path("target.db");
+    let restore = [
+        "restore",
+        "./billing.db",
+        "--store",
+        "app.db.everwhen",
+        "--latest",
+        "--to",
+        target.to_str().unwrap(),
+    ];
+    let _ = world.everwhen(&restore).exits(4);
+    assert!(!target.exists());
+}

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use everwhen_engine::error::{ErrorKind, Explain};
+use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::{History, Point, Seen};
 use everwhen_engine::ids::DatabaseId;
 use everwhen_engine::plan::{RestorePlan, Target};
 use everwhen_engine::restore::{
-    self, Cancel, Inventory, Options, ProgressFn, RestoreError, RestorePoint, RestoreReport,
+    self, Cancel, Options, Order, ProgressFn, RestoreError, RestorePoint, RestoreReport,
 };
 use everwhen_engine::sqlite::lock_byte_page;
 use everwhen_engine::time::Timestamp;
@@ -55,10 +55,8 @@ impl DatabaseReader {
     }
 
     async fn read_history(&self) -> Result<History, Failure> {
-        let findings = self.records.objects.findings(self.id()).await;
-        let mut findings = findings.map_err(|error| Failure::of(&error))?;
-        findings.seen.extend(self.heard);
-        Ok(History::build(self.id(), findings))
+        let history = self.records.objects.history(self.id(), self.heard).await;
+        history.map_err(|error| Failure::of(&error))
     }
 
     /// Windows, gaps, timelines, bases.
@@ -106,23 +104,9 @@ impl DatabaseReader {
 
     async fn plan_for(&self, target: Target, now: Timestamp) -> Result<RestorePlan, Failure> {
         let objects = &self.records.objects;
-        let planned = restore::plan(objects, &self.read_history().await?, target, now).await;
-        let planned = match planned {
-            Err(error) if self.forgets_after(&error) => {
-                restore::plan(objects, &self.read_history().await?, target, now).await
-            }
-            other => other,
-        };
+        let work = |history: Arc<History>| async move { restore::plan(objects, &history, target, now).await };
+        let planned = objects.with_history(self.id(), self.heard, work).await;
         planned.map_err(|error| restore_failure(&error))
-    }
-
-    /// What the catalog remembers may not be there any more: before a refusal is believed, everything is listed anew.
-    fn forgets_after(&self, error: &RestoreError) -> bool {
-        let doubtful = matches!(error.kind(), ErrorKind::NoSuchPoint | ErrorKind::Damaged);
-        if doubtful {
-            self.records.objects.forget(self.id());
-        }
-        doubtful
     }
 
     /// The exact restore point for a target.
@@ -160,21 +144,17 @@ impl DatabaseReader {
         cancel: Cancel,
     ) -> Result<v1::RestoreReport, Failure> {
         let (target, now) = (target_in(target).map_err(Failure::usage)?, Timestamp::now());
-        let plan = self.plan_for(target, now).await?;
-        let _ = events.send(Event::Plan(plan_out(&plan))).await;
-        let told: ProgressFn =
+        let told = events.clone();
+        // The first message there is: it finds room.
+        let planned = move |plan: &RestorePlan| drop(told.try_send(Event::Plan(plan_out(plan))));
+        let progress: ProgressFn =
             Arc::new(move |progress| drop(events.try_send(Event::Progress(progress_out(&progress)))));
         let (objects, options) = (&self.records.objects, sqlite_options());
-        let history = self.read_history().await?;
-        let tell = Arc::clone(&told);
-        let first = restore::restore(objects, &history, target, now, &to, &options, tell, &cancel).await;
-        let report = match first {
-            Err(error) if self.forgets_after(&error) => {
-                let history = self.read_history().await?;
-                restore::restore(objects, &history, target, now, &to, &options, told, &cancel).await
-            }
-            other => other,
-        };
+        let order =
+            Order { target, now, to: &to, options: &options, planned: &planned, progress, cancel: &cancel };
+        let order = &order;
+        let work = |history: Arc<History>| async move { restore::restore(objects, &history, order).await };
+        let report = objects.with_history(self.id(), self.heard, work).await;
         report.map(|report| report_out(&report)).map_err(|error| restore_failure(&error))
     }
 

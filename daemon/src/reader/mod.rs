@@ -5,6 +5,8 @@ pub(crate) mod later;
 mod records;
 mod verify;
 
+use std::path::Path;
+
 use everwhen_engine::history::Seen;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -16,7 +18,8 @@ use crate::answers::{Answer, Answers, Parts};
 use crate::client::Client;
 use crate::config::{Config, class_named};
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::naming::spelt;
+use crate::place::{Place, own_folder};
 use crate::wire::seen_in;
 
 /// A repository, and the daemon beside it if one runs.
@@ -42,13 +45,21 @@ impl Reader {
     /// moved with its database, or be named itself: if it holds one database only, that is the one.
     pub(crate) async fn name_of(&self, named: Option<&str>) -> Result<Option<String>, Failure> {
         let Some(named) = named else { return Ok(None) };
-        if named.contains('/')
+        if self.is_own_of(named)
             && self.records.find(named).await?.is_none()
             && let Some(only) = self.records.only().await?
         {
             return Ok(Some(only.id.to_string()));
         }
         Ok(Some(named.to_owned()))
+    }
+
+    /// Whether the repository is the own folder of the database that was named, or was named itself. Of any other one, the
+    /// only database may be quite another.
+    fn is_own_of(&self, named: &str) -> bool {
+        let (store, named) = (spelt(Path::new(&self.place.store)), Path::new(named));
+        let store = Path::new(&store);
+        store == own_folder(named) || store == named
     }
 
     async fn database(&self, called: &str, target: Option<&v1::Target>) -> Result<DatabaseReader, Failure> {

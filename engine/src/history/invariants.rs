@@ -1,11 +1,11 @@
 //! The rules a history keeps, in one place: each has a function, and a [`Flaw`] that names what breaks it.
 //!
-//! 1. A timeline is claimed once; its parent is a claimed timeline of a lower number.
+//! 1. A timeline is claimed once; its parent is a claimed timeline of a lower number. Numbers have no holes.
 //! 2. A segment or base belongs to the database and to a claimed timeline, and a segment lies after the fork point.
 //! 3. Of two segments that share transactions, one holds the other whole (a wide one made of narrow ones).
 //! 4. A timeline's segments follow one another without a hole, from the fork point or the oldest base on.
 //! 5. Commit times do not run backwards from segment to segment.
-//! 6. No mark names a transaction after the last one there is.
+//! 6. No mark names a transaction after the last one there is, nor a timeline without a claim.
 //! 7. A fork point is a transaction of the parent.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::history::{BaseEntry, Forks, History, SegmentEntry, Timeline};
+use crate::history::{BaseEntry, Forks, History, Seen, SegmentEntry, Timeline};
 use crate::ids::{DatabaseId, Position, TimelineId, TxRange};
 use crate::store::keys::{BaseKey, SegmentKey};
 
@@ -36,7 +36,7 @@ pub enum Flaw {
         /// The fork point.
         parent: Position,
     },
-    /// A timeline with segments or bases, but without a claim that can be read.
+    /// A timeline of which segments, bases, marks or later timelines tell, but without a claim that can be read.
     Unclaimed(TimelineId),
     /// A segment of another database.
     StraySegment(SegmentKey),
@@ -117,11 +117,8 @@ impl fmt::Display for Transactions {
 }
 
 /// Rule 1. Children of unsound timelines are unsound.
-pub(crate) fn sound_timelines(
-    claims: Vec<Timeline>,
-    flaws: &mut Vec<Flaw>,
-) -> BTreeMap<TimelineId, Timeline> {
-    let mut all: BTreeMap<TimelineId, Timeline> = BTreeMap::new();
+pub(crate) fn sound_timelines(claims: &[Timeline], flaws: &mut Vec<Flaw>) -> BTreeMap<TimelineId, Timeline> {
+    let mut all: BTreeMap<TimelineId, &Timeline> = BTreeMap::new();
     for claim in claims {
         match all.get(&claim.id) {
             Some(other) if *other != claim => flaws.push(Flaw::ClaimedTwice(claim.id)),
@@ -131,6 +128,7 @@ pub(crate) fn sound_timelines(
             }
         }
     }
+    flaws.extend(missing_numbers(all.keys().copied()).map(Flaw::Unclaimed));
     let mut sound: BTreeMap<TimelineId, Timeline> = BTreeMap::new();
     for (id, claim) in all {
         match claim.parent {
@@ -139,11 +137,31 @@ pub(crate) fn sound_timelines(
                 flaws.push(Flaw::NoParent { timeline: id, parent });
             }
             _ => {
-                sound.insert(id, claim);
+                sound.insert(id, claim.clone());
             }
         }
     }
     sound
+}
+
+/// The numbers that claims pass over. Each claim takes the number after the highest, so there was one for these, too.
+fn missing_numbers(claimed: impl Iterator<Item = TimelineId>) -> impl Iterator<Item = TimelineId> {
+    /// Of one hole: whatever a forged claim says, the list stays short.
+    const TOLD_MAX: usize = 100;
+    let mut next = TimelineId::FIRST;
+    claimed.flat_map(move |id| {
+        let first = std::mem::replace(&mut next, id.next());
+        (first.get()..id.get()).take(TOLD_MAX).filter_map(TimelineId::new)
+    })
+}
+
+/// Rule 6, as far as it is about timelines: a mark is put by a timeline's writer, after its claim.
+pub(crate) fn check_marks(seen: &[Seen], forks: &Forks<'_>, flaws: &mut Vec<Flaw>) {
+    for mark in seen {
+        if forks.fork_of(mark.position.timeline).is_none() {
+            add(Flaw::Unclaimed(mark.position.timeline), flaws);
+        }
+    }
 }
 
 /// Rules 2 and 3: the usable segments in order of timeline, first transaction, widest first.

@@ -23,7 +23,7 @@ pub(crate) struct Piece {
 impl Piece {
     /// When its first transaction was committed.
     pub(crate) fn begins(&self) -> Timestamp {
-        if self.key.flags.opens_window() { self.key.to } else { self.key.from }
+        self.key.begins()
     }
 
     /// The last moment before it at which the state before it was still the newest.

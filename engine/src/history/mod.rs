@@ -17,6 +17,7 @@
 
 pub mod invariants;
 mod line;
+mod lost;
 mod report;
 mod windows;
 
@@ -32,7 +33,7 @@ use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
 
 pub use invariants::Flaw;
-pub(crate) use line::{Line, Piece};
+pub(crate) use line::{Line, Piece, can_rebuild};
 pub use report::{BaseReport, HistoryReport};
 pub(crate) use windows::Ending;
 
@@ -209,6 +210,8 @@ pub struct History {
     database: DatabaseId,
     timelines: BTreeMap<TimelineId, Timeline>,
     lines: BTreeMap<TimelineId, Line>,
+    /// Timelines without a claim that counts, with their first sign of life.
+    lost: BTreeMap<TimelineId, Timestamp>,
     bases: BTreeMap<Position, Vec<BaseEntry>>,
     segments: Vec<SegmentEntry>,
     seen: Vec<Seen>,
@@ -220,13 +223,16 @@ impl History {
     #[must_use]
     pub fn build(database: DatabaseId, findings: Findings) -> Self {
         let mut flaws = Vec::new();
-        let timelines = invariants::sound_timelines(findings.timelines, &mut flaws);
+        let timelines = invariants::sound_timelines(&findings.timelines, &mut flaws);
+        let lost = lost::lost_timelines(database, &findings, &timelines);
         let forks = Forks { timelines: &timelines };
         let segments = invariants::sound_segments(database, findings.segments, &forks, &mut flaws);
         let bases = invariants::sound_bases(database, findings.bases, &forks, &mut flaws);
+        invariants::check_marks(&findings.seen, &forks, &mut flaws);
         let mut history = Self {
             database,
             lines: BTreeMap::new(),
+            lost,
             bases: by_position(&bases, &forks),
             segments,
             seen: findings.seen,

@@ -1,5 +1,7 @@
 //! Windows and gaps of the main line, and the intervals in which each timeline was it.
 
+use std::collections::BTreeMap;
+
 use crate::history::{ActiveTimeline, Gap, GapReason, History, Line, Nearest, Piece, Point, Window};
 use crate::ids::TimelineId;
 use crate::time::Timestamp;
@@ -76,16 +78,18 @@ impl History {
         self.timelines.values().map(describe).collect()
     }
 
-    /// The timelines with a sign of life, with their intervals, in order of time.
+    /// The timelines with a sign of life, lost ones among them, with their intervals, in order of time.
     pub(crate) fn active(&self) -> Vec<Active> {
+        let alive = self.lines.values().filter_map(|line| Some((line.id, begins(self, line)?)));
+        // A lost timeline was the main line in its time, too: the one before must not be taken for it.
+        let alive: BTreeMap<TimelineId, Timestamp> = alive.chain(self.lost.clone()).collect();
         let mut active: Vec<Active> = Vec::new();
-        for line in self.lines.values() {
-            let Some(begins) = begins(self, line) else { continue };
+        for (timeline, begins) in alive {
             let from = active.last().map_or(begins, |before| before.from.max(begins));
             if let Some(before) = active.last_mut() {
                 before.until = Some(from);
             }
-            active.push(Active { timeline: line.id, from, until: None });
+            active.push(Active { timeline, from, until: None });
         }
         active
     }

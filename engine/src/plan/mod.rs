@@ -14,9 +14,11 @@ mod route;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::base::Manifest;
 use crate::history::{Point, SegmentEntry};
 use crate::ids::{DatabaseId, Position};
 use crate::page::{PageSize, StateChecksum};
@@ -24,6 +26,7 @@ use crate::store::keys::BaseKey;
 use crate::time::Timestamp;
 
 pub use error::{NoSuchPoint, PlanError};
+pub(crate) use resolve::agree;
 pub use resolve::{Located, Pick, locate, pick};
 pub use route::{Route, route};
 
@@ -54,17 +57,15 @@ impl Serialize for Target {
     }
 }
 
-/// What the plan needs to know of the base's manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The base, and what it costs to read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseFacts {
-    /// Bytes in a page.
-    pub page_size: PageSize,
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
     /// Stored bytes to read: the chunks and the manifest itself.
     pub bytes: u64,
     /// Reads they come in.
     pub requests: u64,
-    /// Pages in it.
-    pub image_pages: u32,
 }
 
 /// What the repository says of the target's state.
@@ -94,6 +95,9 @@ pub struct RestorePlan {
     /// The image to begin with.
     #[serde(serialize_with = "as_text")]
     pub base: BaseKey,
+    /// What that image is made of.
+    #[serde(skip)]
+    pub manifest: Arc<Manifest>,
     /// The log to replay on it, in order.
     #[serde(serialize_with = "as_texts")]
     pub segments: Vec<SegmentEntry>,
@@ -110,7 +114,8 @@ pub struct RestorePlan {
     pub image_pages: u32,
     /// Bytes of the result.
     pub image_bytes: u64,
-    /// The most bytes the file has while it is rebuilt: what must be free, apart from the reserve.
+    /// Bytes of the base's image or of the result, whichever is larger: what must be free, apart from the reserve. An image
+    /// that grew and shrank between the two takes more for a while.
     pub space_needed_bytes: u64,
     /// The checksum that the result must have.
     #[serde(serialize_with = "as_text")]
@@ -121,7 +126,8 @@ impl RestorePlan {
     /// Puts a plan together.
     #[must_use]
     pub fn new(asked: Target, route: &Route, base: BaseFacts, target: TargetFacts) -> Self {
-        let page_bytes = u64::from(base.page_size.get());
+        let page_size = base.manifest.page_size;
+        let page_bytes = u64::from(page_size.get());
         let distance = match asked {
             Target::Time(time) => Some(time.micros_since(target.point.time) / 1000),
             Target::Position(_) | Target::Latest => None,
@@ -138,11 +144,12 @@ impl RestorePlan {
             transactions: route.transactions,
             read_bytes: base.bytes.saturating_add(log_bytes),
             requests: base.requests.saturating_add(route.segments.len() as u64),
-            page_size: base.page_size,
+            page_size,
             image_pages: target.image_pages,
             image_bytes: u64::from(target.image_pages) * page_bytes,
-            space_needed_bytes: u64::from(target.image_pages.max(base.image_pages)) * page_bytes,
+            space_needed_bytes: u64::from(target.image_pages.max(base.manifest.page_count)) * page_bytes,
             state: target.state,
+            manifest: base.manifest,
         }
     }
 }

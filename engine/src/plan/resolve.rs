@@ -1,7 +1,7 @@
 //! Which exact state a target means.
 
 use crate::history::invariants::lost_line;
-use crate::history::{Ending, Flaw, GapReason, History, Line, Nearest, Piece, Point};
+use crate::history::{Ending, Flaw, GapReason, History, Line, Nearest, Piece, Point, can_rebuild};
 use crate::ids::{Position, TxId};
 use crate::plan::{NoSuchPoint, PlanError, Target};
 use crate::store::keys::{BaseKey, SegmentKey};
@@ -65,7 +65,7 @@ pub fn pick(
         Pick::LastUpTo(time) => Target::Time(time),
         Pick::Tx(_) => Target::Position(position),
     };
-    if !rebuilds(history, position) {
+    if !can_rebuild(history, position) {
         return Err(why_not_rebuilt(history, position, asked));
     }
     Ok(Point { position, time: found.time })
@@ -89,7 +89,7 @@ fn before(history: &History, segment: &SegmentKey, pick: Pick) -> Result<Point, 
 }
 
 /// What a segment says of its transactions must be what its name says.
-fn agree(segment: &SegmentKey, transactions: &[Transaction]) -> Result<(), PlanError> {
+pub(crate) fn agree(segment: &SegmentKey, transactions: &[Transaction]) -> Result<(), PlanError> {
     let contradiction = |what: String| Err(PlanError::Contradiction { segment: Box::new(*segment), what });
     let (Some(first), Some(last)) = (transactions.first(), transactions.last()) else {
         return contradiction("has no transactions".to_owned());
@@ -114,15 +114,19 @@ fn locate_time(history: &History, time: Timestamp, now: Timestamp) -> Result<Loc
     let main = history.main_line();
     let nearest = main.nearest(time);
     let asked = Target::Time(time);
+    // First, for the clock here may lag behind that of the daemon who knows the moment.
+    if main.spans.iter().any(|span| span.from <= time && time <= span.to) {
+        return locate_known(history, time);
+    }
     if time > now {
         return Err(NoSuchPoint::Future { asked: time, now, nearest }.into());
+    }
+    if let Some(lost) = history.lost_at(time) {
+        return Err(PlanError::Missing { asked, missing: Box::new(lost.clone()), nearest });
     }
     let (Some(oldest), Some(newest)) = (main.spans.first(), main.spans.last()) else {
         return Err(nothing_rebuilds(history, asked));
     };
-    if main.spans.iter().any(|span| span.from <= time && time <= span.to) {
-        return locate_known(history, time);
-    }
     if time < oldest.from {
         return Err(NoSuchPoint::BeforeWindow { asked: time, nearest }.into());
     }
@@ -191,6 +195,10 @@ fn locate_position(history: &History, position: Position, asked: Target) -> Resu
 }
 
 fn locate_latest(history: &History) -> Result<Located, PlanError> {
+    if let Some(lost) = history.lost_at(Timestamp::MAX) {
+        let nearest = Nearest { before: last_restorable(history), after: None };
+        return Err(PlanError::Missing { asked: Target::Latest, missing: Box::new(lost.clone()), nearest });
+    }
     let newest = history.newest();
     let line = newest.and_then(|_| history.active().last().copied()).and_then(|a| history.line(a.timeline));
     let (Some(newest), Some(line)) = (newest, line) else {
@@ -242,14 +250,6 @@ fn missing_around(history: &History, time: Timestamp, nearest: Nearest) -> PlanE
         Some(missing) => PlanError::Missing { asked, missing: Box::new(missing), nearest },
         None => NoSuchPoint::NoBase { asked, nearest }.into(),
     }
-}
-
-pub(crate) fn rebuilds(history: &History, own: Position) -> bool {
-    !history.bases_at(own).is_empty()
-        || history
-            .line(own.timeline)
-            .and_then(|line| line.piece_of(own.tx))
-            .is_some_and(|piece| piece.rebuilds(own.tx))
 }
 
 /// The refusal for a state that is named, but cannot be rebuilt.

@@ -289,6 +289,79 @@ fn a_history_whose_claims_are_lost_is_damaged_and_says_so_once_for_each() {
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
 }
 
+/// Commit 1 at 11, 2 at 14, 3 at 17; a fork from 2, claimed at 21, its first commit at 23, a mark at 24.
+fn forked() -> World {
+    begun(&[
+        Event::Commit(3),
+        Event::Cut,
+        Event::Commit(3),
+        Event::Fork(1, 4),
+        Event::Commit(2),
+        Event::Cut,
+        Event::Mark(1),
+    ])
+}
+
+#[test]
+fn from_the_first_sign_of_life_of_a_timeline_without_a_claim_on_no_older_one_answers() {
+    let lost = Flaw::Unclaimed(crate::ids::TimelineId::FIRST.next());
+    for left in ["log and mark", "log", "mark"] {
+        let mut world = forked();
+        let first_sign = if left == "mark" { 24 } else { 23 };
+        world.findings.timelines.pop();
+        if left == "mark" {
+            world.findings.segments.retain(|entry| entry.key.timeline != lost_timeline(&lost));
+        }
+        if left == "log" {
+            world.findings.seen.clear();
+        }
+        // The old writer is still there, and says that nothing happened.
+        world.findings.seen.push(crate::history::Seen { position: position("1/3"), time: at(40) });
+        let history = world.history();
+        assert_eq!(history.flaws(), std::slice::from_ref(&lost), "{left}");
+        for target in [Target::Latest, Target::Time(at(first_sign)), Target::Time(at(30))] {
+            let error = locate(&history, target, at(50)).unwrap_err();
+            assert!(
+                matches!(&error, PlanError::Missing { missing, .. } if **missing == lost),
+                "{left}: {error}"
+            );
+            assert_eq!(error.nearest().before.map(|point| point.position), Some(position("1/3")), "{left}");
+        }
+        let before = locate(&history, Target::Time(at(first_sign - 1)), at(50)).unwrap();
+        assert_eq!(before, Located::Exact(Point { position: position("1/3"), time: at(17) }), "{left}");
+        assert_eq!(history.newest(), None, "{left}");
+    }
+}
+
+fn lost_timeline(flaw: &Flaw) -> crate::ids::TimelineId {
+    match flaw {
+        Flaw::Unclaimed(timeline) => *timeline,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_number_that_claims_pass_over_is_a_lost_claim() {
+    let mut world = forked();
+    for timeline in &mut world.findings.timelines {
+        if timeline.parent.is_some() {
+            timeline.id = crate::ids::TimelineId::new(4).unwrap();
+        }
+    }
+    world.findings.segments.retain(|entry| entry.key.timeline == crate::ids::TimelineId::FIRST);
+    world.findings.seen.clear();
+    let lost = [2, 3].map(|number| Flaw::Unclaimed(crate::ids::TimelineId::new(number).unwrap()));
+    assert_eq!(world.history().flaws(), lost);
+}
+
+#[test]
+fn a_known_moment_is_known_also_to_a_clock_that_lags() {
+    let world = begun(&[Event::Commit(3), Event::Mark(5)]);
+    let found = locate(&world.history(), Target::Time(at(18)), at(15)).unwrap();
+    assert_eq!(found, Located::Exact(Point { position: position("1/2"), time: at(14) }));
+    assert_eq!(error_of(&world, Target::Time(at(28)), 20).name(), "future");
+}
+
 #[test]
 fn nothing_at_all_is_a_history_too() {
     let history = History::build(database(), Findings::default());

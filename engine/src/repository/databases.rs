@@ -102,7 +102,7 @@ impl Repository {
     /// # Errors
     /// Store errors.
     pub async fn lost_databases(&self, now: Timestamp) -> Result<Vec<DatabaseId>, RepositoryError> {
-        let mut named: BTreeSet<DatabaseId> = self.seen(now).await?.into_keys().collect();
+        let mut named: BTreeSet<DatabaseId> = self.seen(now).await?.into_iter().map(|(id, _)| id).collect();
         for folder in self.store().list_folders(keys::DATABASES).await? {
             let Ok(id) = folder.parse() else { continue };
             if self.has_more_than_its_key(id).await? {

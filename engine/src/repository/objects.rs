@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::digest::Hasher;
 use crate::ids::{DatabaseId, Digest, TimelineId, TxId};
 use crate::store::keys::{self, BaseKey, SegmentKey};
-use crate::store::{Body, ObjectEntry, PutOutcome, StoreError};
+use crate::store::{Body, Cause, ObjectEntry, PutOutcome, StoreError};
 
 use super::envelope::{self, HEADER, Header, Sealed};
 use super::{Repository, RepositoryError};
@@ -104,14 +104,6 @@ impl Repository {
         self.get_content(key.database, &key.to_string(), key.digest).await
     }
 
-    /// A whole pack, checked against its name.
-    ///
-    /// # Errors
-    /// As for [`Repository::get_segment`].
-    pub async fn get_pack(&self, database: DatabaseId, digest: Digest) -> Result<Bytes, RepositoryError> {
-        self.get_content(database, &keys::pack_key(database, digest), digest).await
-    }
-
     /// Bytes of a pack, as [`Repository::get_segment_range`]. Every chunk has a digest of its own to check.
     ///
     /// # Errors
@@ -142,6 +134,16 @@ impl Repository {
         // 'g' sorts behind '-' and every hex digit: behind all names that begin with that transaction.
         let after = after.map(|tx| format!("{prefix}{tx}g"));
         self.listed(&prefix, after.as_deref(), SegmentKey::parse).await
+    }
+
+    /// The timelines of a database that have segments, claimed or not. One listing of folders.
+    ///
+    /// # Errors
+    /// Store errors.
+    pub async fn logged_timelines(&self, database: DatabaseId) -> Result<Vec<TimelineId>, RepositoryError> {
+        let folders = self.store().list_folders(&keys::all_logs_prefix(database)).await?;
+        // Anything else in that folder is not ours.
+        Ok(folders.iter().filter_map(|folder| TimelineId::from_key_text(folder).ok()).collect())
     }
 
     /// The segments of all timelines of a database.
@@ -246,7 +248,14 @@ impl Repository {
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
-            Err(error) => Err(RepositoryError::damaged(key, error.to_string())),
+            // That says nothing of the object.
+            Err(died) => Err(StoreError::Failed {
+                store: self.store().url().to_owned(),
+                action: "check",
+                key: key.to_owned(),
+                source: Cause::of(&died),
+            }
+            .into()),
         }
     }
 

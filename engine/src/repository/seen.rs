@@ -4,7 +4,7 @@
 //! A mark is one object for all databases of a daemon. It repeats what the marks before it said of other databases, so
 //! the newest of a host says it all. The newest that can be read counts: marks widen windows, they hold no data.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use everwhen_proto::store as proto;
 
@@ -63,24 +63,19 @@ impl Repository {
         Ok(())
     }
 
-    /// What the newest marks of all hosts say of each database; where several speak of one, the latest time counts.
-    /// One listing of hosts; per host a short listing and a read.
+    /// What the newest mark of each host says of its databases. Where several speak of one database all are given: they may
+    /// speak of different timelines. One listing of hosts; per host a short listing and a read.
     ///
     /// # Errors
     /// Store errors.
-    pub async fn seen(&self, now: Timestamp) -> Result<HashMap<DatabaseId, SeenEntry>, RepositoryError> {
-        let mut seen: HashMap<DatabaseId, SeenEntry> = HashMap::new();
+    pub async fn seen(&self, now: Timestamp) -> Result<Vec<(DatabaseId, SeenEntry)>, RepositoryError> {
+        let mut seen = Vec::new();
         for folder in self.store().list_folders(keys::HOSTS).await? {
             // Host 0 is nobody: it stands for processes that only probe.
             let Some(host) = folder.parse().ok().filter(|host| *host != HostId::from_bytes([0; 8])) else {
                 continue;
             };
-            for (database, entry) in self.newest_mark(host, now).await? {
-                let best = seen.entry(database).or_insert(entry);
-                if entry.through > best.through {
-                    *best = entry;
-                }
-            }
+            seen.extend(self.newest_mark(host, now).await?);
         }
         Ok(seen)
     }

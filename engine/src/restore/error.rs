@@ -1,4 +1,5 @@
-//! Why a restore did not happen. Whatever it is: the target is as it was before.
+//! Why a restore did not happen. Whatever it is, the target is as it was before, with one exception:
+//! [`RestoreError::NameNotOnDisk`].
 
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +36,24 @@ pub enum RestoreError {
         /// Of the result.
         found: StateChecksum,
     },
+    /// Everything was read, and the result has another size than was recorded.
+    #[error("the restored state of {position} has {found} pages, expected {expected}")]
+    OtherSize {
+        /// The state that was to be restored.
+        position: Position,
+        /// As recorded with its transaction.
+        expected: u32,
+        /// Of the result.
+        found: u32,
+    },
+    /// Two segments that should follow each other do not: one of them tells of another history.
+    #[error("segment {segment} does not follow segment {before}: the chain is broken")]
+    ChainBroken {
+        /// The earlier one.
+        before: Box<SegmentKey>,
+        /// The later one.
+        segment: Box<SegmentKey>,
+    },
     /// The log does not go on where the base ends: one of them is not what its name says.
     #[error("segment {segment} does not go on from the base")]
     NotJoined {
@@ -52,6 +71,15 @@ pub enum RestoreError {
         /// With which file.
         path: PathBuf,
         /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is at its place, whole and proven, but may not be there after a power cut.
+    #[error("{path} is restored, but its name could not be brought to disk", path = path.display())]
+    NameNotOnDisk {
+        /// The restored file.
+        path: PathBuf,
+        /// Why.
         #[source]
         source: io::Error,
     },
@@ -105,6 +133,12 @@ pub enum TargetUnfit {
         /// Bytes that are to stay free.
         reserve_bytes: u64,
     },
+    /// The file would be larger than the file system or a limit of this process allows.
+    #[error("no file in {folder} may be so large", folder = folder.display())]
+    TooLarge {
+        /// The target's folder.
+        folder: PathBuf,
+    },
     /// The file system became full while the restore wrote.
     #[error("{folder} became full", folder = folder.display())]
     BecameFull {
@@ -148,8 +182,13 @@ impl Explain for RestoreError {
             Self::Plan(error) => error.kind(),
             Self::Read(error) => error.kind(),
             Self::Target(error) => error.kind(),
-            Self::NotProven { .. } | Self::NotJoined { .. } => ErrorKind::Damaged,
-            Self::Io { .. } | Self::Cancelled | Self::Stopped => ErrorKind::Failed,
+            Self::NotProven { .. }
+            | Self::OtherSize { .. }
+            | Self::ChainBroken { .. }
+            | Self::NotJoined { .. } => ErrorKind::Damaged,
+            Self::NameNotOnDisk { .. } | Self::Io { .. } | Self::Cancelled | Self::Stopped => {
+                ErrorKind::Failed
+            }
         }
     }
 
@@ -158,9 +197,16 @@ impl Explain for RestoreError {
             Self::Plan(error) => error.advice(),
             Self::Read(error) => error.advice(),
             Self::Target(error) => error.advice(),
-            Self::NotProven { .. } | Self::NotJoined { .. } => Some(
+            Self::NotProven { .. }
+            | Self::OtherSize { .. }
+            | Self::ChainBroken { .. }
+            | Self::NotJoined { .. } => Some(
                 "nothing was handed over; `everwhen verify --deep` finds the first wrong state".to_owned(),
             ),
+            Self::NameNotOnDisk { path, .. } => {
+                let folder = path.parent().unwrap_or(path);
+                Some(format!("`sync -f {}`, and see whether the disk is sound", folder.display()))
+            }
             Self::Io { .. } => Some("nothing was left behind; see whether the disk is sound".to_owned()),
             Self::Cancelled => Some("nothing was left behind; the same command starts anew".to_owned()),
             Self::Stopped => Some("nothing was left behind; please report this with the log".to_owned()),
@@ -184,9 +230,12 @@ impl Explain for TargetUnfit {
             ),
             Self::NoFolder { folder } => format!("`mkdir -p {}`", folder.display()),
             Self::NoName { .. } => "give the path of a file with --to".to_owned(),
-            Self::NoSpace { .. } => "make room, or choose another disk with --to".to_owned(),
+            Self::NoSpace { .. } => "make room there, or choose another disk".to_owned(),
             Self::BecameFull { .. } => {
-                "nothing was left behind; make room, or choose another disk with --to".to_owned()
+                "nothing was left behind; make room there, or choose another disk".to_owned()
+            }
+            Self::TooLarge { .. } => {
+                "nothing was left behind; choose another disk, or raise the limit (`ulimit -f`)".to_owned()
             }
             Self::NoPermission { folder, .. } => {
                 format!(

@@ -1,4 +1,9 @@
 //! Replays the log onto an image: segments are fetched ahead in parallel, and replayed in order on one thread.
+//!
+//! What is checked against its name: every segment of up to 16 MiB, before it is used; a larger one after its last byte. Of a
+//! larger one in whose middle the target lies, what comes after the target is not read, and so its name is not checked. Its
+//! header, tables and frames have checksums of their own, the chain joins it to the segment before, and the
+//! result must have the state that its tables record.
 
 use std::io;
 use std::ops::Range;
@@ -145,6 +150,10 @@ enum Failure {
     Segment(SegmentError),
     Read(RestoreError),
     Says(String),
+    /// It does not go on from the segment before it; or a part of it from the part before.
+    Chain {
+        before: SegmentKey,
+    },
 }
 
 impl From<SegmentError> for Failure {
@@ -157,6 +166,12 @@ fn explain(failure: Failure, key: &SegmentKey, path: &Path, cancel: &Cancel) -> 
     match failure {
         Failure::Read(error) => error,
         Failure::Says(what) => ReadError::Damaged { object: key.to_string(), what }.into(),
+        Failure::Chain { before } if before == *key => {
+            ReadError::damaged(key, &"its parts do not follow each other: the chain is broken").into()
+        }
+        Failure::Chain { before } => {
+            RestoreError::ChainBroken { before: Box::new(before), segment: Box::new(*key) }
+        }
         Failure::Segment(SegmentError::Image { .. } | SegmentError::Commit { .. })
             if cancel.is_cancelled() =>
         {
@@ -183,17 +198,19 @@ fn explain(failure: Failure, key: &SegmentKey, path: &Path, cancel: &Cancel) -> 
 trait Stream {
     /// The next `len` bytes, or those left if there are fewer.
     fn take(&mut self, len: u64) -> Result<Bytes, RestoreError>;
+    /// Passes over the next `len` bytes, of whatever number, without keeping them.
+    fn skip(&mut self, len: u64) -> Result<(), RestoreError>;
     /// Whether everything was taken.
     fn is_empty(&self) -> bool;
-    /// After the last byte: whether they were those that the name promises.
+    /// After the last byte: whether all were those that the name promises.
     fn check(&self, key: &SegmentKey) -> Result<(), ReadError>;
 }
 
 struct Replay {
     replayer: Replayer,
     at: TxId,
-    /// The last segment's end: where and with what chain hash.
-    last: Option<(Position, Digest)>,
+    /// The end of the last part: of which segment, where, and with what chain hash.
+    last: Option<(SegmentKey, Position, Digest)>,
 }
 
 impl Replay {
@@ -214,22 +231,25 @@ impl Replay {
             self.check_header(key, &prologue.header, first)?;
             first = false;
             let end = Position::new(key.timeline, prologue.header.range.last());
-            self.last = Some((end, prologue.header.chain_after));
-            if end.tx <= self.at && !prologue.header.flags.needs_base {
+            self.last = Some((*key, end, prologue.header.chain_after));
+            if end.tx <= self.at {
                 // The base holds it already.
-                stream.take(prologue.header.frames_len).map_err(Failure::Read)?;
+                stream.skip(prologue.header.frames_len).map_err(Failure::Read)?;
                 continue;
             }
             let mut offset = 0;
             let mut fetch = |frame: &FrameEntry| {
                 // Frames come in order; those that are not asked for are passed over.
-                let skipped = stream.take(frame.offset - offset).map_err(io::Error::other)?;
-                drop(skipped);
+                stream.skip(frame.offset - offset).map_err(io::Error::other)?;
                 offset = frame.offset + u64::from(frame.len);
                 stream.take(frame.len.into()).map_err(io::Error::other)
             };
             self.at = self.replayer.replay(&prologue, &mut fetch, self.at, until, image)?;
-            stream.take(prologue.header.frames_len - offset).map_err(Failure::Read)?;
+            if end.tx > until {
+                // What comes after the target is not read: it may be one huge transaction.
+                return Ok(());
+            }
+            stream.skip(prologue.header.frames_len - offset).map_err(Failure::Read)?;
         }
         if self.at < until {
             return Err(Failure::Says(format!("it ends with transaction {}, expected {until}", self.at)));
@@ -256,17 +276,16 @@ impl Replay {
             );
             return Err(Failure::Says(what));
         }
-        if let Some((end, chain)) = self.last
-            && end.timeline == key.timeline
-            && end.tx.next() == header.range.first()
-            && header.chain_before != chain
-        {
-            return Err(Failure::Says(format!(
-                "it does not follow transaction {}: the chain is broken",
-                end.tx
-            )));
+        match &self.last {
+            Some((before, end, chain))
+                if end.timeline == key.timeline
+                    && end.tx.next() == header.range.first()
+                    && header.chain_before != *chain =>
+            {
+                Err(Failure::Chain { before: *before })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -282,6 +301,10 @@ impl Stream for Whole {
         let taken = self.bytes.slice(self.at..self.at + len);
         self.at += len;
         Ok(taken)
+    }
+
+    fn skip(&mut self, len: u64) -> Result<(), RestoreError> {
+        self.take(len).map(drop)
     }
 
     fn is_empty(&self) -> bool {
@@ -373,6 +396,18 @@ impl<O: Objects> Stream for Pieces<'_, O> {
         }
         self.taken += joined.len() as u64;
         Ok(joined.freeze())
+    }
+
+    fn skip(&mut self, len: u64) -> Result<(), RestoreError> {
+        let mut left = len;
+        while left > 0 && !self.is_empty() {
+            let piece = self.take(left.min(PIECE_BYTES))?;
+            if piece.is_empty() {
+                break;
+            }
+            left -= piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn is_empty(&self) -> bool {

@@ -6,11 +6,13 @@
 //! brought to disk; (6) it is renamed without replacing anything, and the folder is brought to disk.
 //!
 //! Whatever happens before 6 — an error, a cancellation, a dropped future — leaves the target as it was and removes
-//! the draft; one that a kill left behind goes with the next restore to that name. Memory is bounded whatever the sizes: reads under way, 64 MiB of log fetched ahead, 64 MiB of pages.
+//! the draft; one that a kill left behind goes with the next restore to that name. Memory is bounded whatever the sizes:
+//! reads under way, 64 MiB of log fetched ahead, 64 MiB of pages.
 //!
 //! This module knows no database engine: what a file beside the target means, and which page is never stored, comes
 //! with the [`Options`].
 
+mod around;
 mod base;
 mod error;
 mod image;
@@ -28,13 +30,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::Either;
 use serde::{Serialize, Serializer};
 
 use crate::failpoint;
@@ -47,17 +47,19 @@ use crate::time::Timestamp;
 use prove::{Finished, hash_image};
 use target::{Draft, io_error};
 
+pub(crate) use around::Around;
 pub(crate) use base::{decode_read, reads_of};
 pub use error::{RestoreError, TargetUnfit};
 pub(crate) use image::ImageFile;
 pub(crate) use log::{Leg, replay_log};
 pub use objects::{Inventory, Objects, ReadError, history_of};
-pub(crate) use planning::open_manifest;
 pub use planning::plan;
 pub use planning::read_transactions;
+pub(crate) use planning::{goal, open_manifest};
 pub use points::{RestorePoint, points};
 pub(crate) use progress::Tracker;
 pub use progress::{Cancel, Phase, Progress, ProgressFn};
+use target::check_space;
 pub use target::check_target;
 
 /// Bytes that stay free on the target's file system unless told otherwise.
@@ -116,79 +118,45 @@ pub struct RestoreReport {
     pub elapsed_ms: u64,
 }
 
+/// What to restore, where to, and how.
+pub struct Order<'a> {
+    /// The state.
+    pub target: Target,
+    /// The clock's time, to tell the future from what is not known yet.
+    pub now: Timestamp,
+    /// A path where nothing is yet.
+    pub to: &'a Path,
+    /// How.
+    pub options: &'a Options,
+    /// Is told of the plan; again of another one when damage is found. Must not block.
+    pub planned: &'a (dyn Fn(&RestorePlan) + Send + Sync),
+    /// Is told of progress.
+    pub progress: ProgressFn,
+    /// Stops it.
+    pub cancel: &'a Cancel,
+}
+
 /// Plans and restores. When an object turns out to be missing or damaged and another way leads to the very same state
 /// (other segments that hold the same transactions, an older base), that way is taken, and the report says so.
 ///
 /// # Errors
 /// [`RestoreError`]; the target is as it was.
-#[expect(clippy::too_many_arguments, reason = "each is another matter, and all are needed")]
 pub async fn restore<O: Objects>(
     objects: &O,
     history: &History,
-    target: Target,
-    now: Timestamp,
-    to: &Path,
-    options: &Options,
-    progress: ProgressFn,
-    cancel: &Cancel,
+    order: &Order<'_>,
 ) -> Result<RestoreReport, RestoreError> {
-    let mut lost = BTreeSet::new();
-    let mut around = history.clone();
-    let mut first_error = None;
-    let mut position = None;
+    let mut around = Around::new(objects, history);
+    let goal = around.goal(order.target, order.now).await?;
     loop {
-        let mut base = None;
-        let result = match plan(objects, &around, target, now).await {
-            // The way around must lead to the same state, not to an earlier one.
-            Ok(plan) if position.is_none_or(|position| position == plan.position) => {
-                (position, base) = (Some(plan.position), Some(plan.base.to_string()));
-                apply(objects, &plan, to, options, Arc::clone(&progress), cancel).await
-            }
-            Ok(_) => return Err(first_error.unwrap_or(RestoreError::Stopped)),
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(mut report) => {
-                report.avoided = lost.into_iter().collect();
-                return Ok(report);
-            }
-            Err(error) => {
-                // A wrong result of sound objects: what is not under a checksum of its own is the base as a whole.
-                let suspicious =
-                    matches!(error, RestoreError::NotProven { .. } | RestoreError::NotJoined { .. });
-                let suspect = base.filter(|_| suspicious);
-                let object = error.lost_object().map(str::to_owned).or(suspect);
-                if !object.is_some_and(|object| lost.insert(object)) {
-                    return Err(first_error.unwrap_or(error));
-                }
-                // Told in the report if there is a way, and in the error if there is none.
-                tracing::info!("looking for a way around damage: {error}");
-                let Some(next) = without(objects, history, &lost).await else {
-                    return Err(first_error.unwrap_or(error));
-                };
-                around = next;
-                first_error.get_or_insert(error);
-            }
+        let plan = around.plan(&goal).await?;
+        (order.planned)(&plan);
+        let progress = Arc::clone(&order.progress);
+        match apply(objects, &plan, order.to, order.options, progress, order.cancel).await {
+            Ok(report) => return Ok(RestoreReport { avoided: around.avoided(), ..report }),
+            Err(error) => around.avoid(error, Some(&plan.base)).await?,
         }
     }
-}
-
-/// The history without lost objects, and without the bases that need a lost pack.
-async fn without<O: Objects>(objects: &O, history: &History, lost: &BTreeSet<String>) -> Option<History> {
-    let mut bases: BTreeSet<String> = lost.clone();
-    if lost.iter().any(|object| object.contains("/chunk/")) {
-        for entry in history.bases() {
-            let Ok(manifest) = open_manifest(objects, entry.key).await else { continue };
-            let key =
-                |pack: &crate::base::PackRef| crate::store::keys::pack_key(manifest.database, pack.digest);
-            if manifest.packs.iter().any(|pack| lost.contains(&key(pack))) {
-                bases.insert(entry.key.to_string());
-            }
-        }
-    }
-    let around = history.without(lost, &bases);
-    let fewer = around.segments().count() + around.bases().count();
-    (fewer < history.segments().count() + history.bases().count()).then_some(around)
 }
 
 /// Executes a plan.
@@ -252,6 +220,7 @@ pub async fn rebuild_page_hashes<O: Objects>(
 ) -> Result<Vec<PageHash>, RestoreError> {
     let tracker = Tracker::new(Arc::new(|_| {}), plan.read_bytes, plan.transactions, plan.image_bytes);
     let tracker = Arc::new(tracker);
+    check_space(scratch, options, plan.space_needed_bytes)?;
     let file = File::options().read(true).write(true).create(true).truncate(true).open(scratch);
     let file = Arc::new(file.map_err(|error| io_error("create", scratch, error))?);
     rebuild(objects, plan, &file, scratch, &tracker, cancel).await?;
@@ -270,7 +239,7 @@ async fn rebuild<O: Objects>(
     cancel: &Cancel,
 ) -> Result<(), RestoreError> {
     tracker.enter(Phase::Base);
-    let manifest = Arc::new(open_manifest(objects, plan.base).await?);
+    let manifest = Arc::clone(&plan.manifest);
     let page_bytes = u64::from(manifest.page_size.get());
     let file_pages = manifest.page_count.max(plan.image_pages);
     file.set_len(u64::from(file_pages) * page_bytes).map_err(|error| io_error("extend", path, error))?;
@@ -287,7 +256,11 @@ async fn rebuild<O: Objects>(
     let reached = reached.map_err(|error| io_error("write", path, error))?;
     let (pages, state) =
         reached.map_or((manifest.page_count, manifest.state), |tx| (tx.image_pages, tx.state));
-    if pages != plan.image_pages || state != plan.state {
+    if pages != plan.image_pages {
+        let (position, expected) = (plan.position, plan.image_pages);
+        return Err(RestoreError::OtherSize { position, expected, found: pages });
+    }
+    if state != plan.state {
         return Err(RestoreError::NotProven { position: plan.position, expected: plan.state, found: state });
     }
     Ok(())
@@ -318,22 +291,24 @@ async fn prove(
 /// Does `work`, and meanwhile lets the disk write what is there already: the sync at the end has little left to wait for.
 ///
 /// The file is opened anew for that: the system tells an error of writing once to each who has a file open, and the sync
-/// that counts must hear it.
+/// that counts must hear it. It is closed again when this returns, as publishing wants it.
 async fn while_syncing<T>(work: impl Future<Output = T>, path: &Path) -> T {
     /// Between two syncs.
     const PAUSE: Duration = Duration::from_millis(100);
     let Ok(file) = File::options().write(true).open(path).map(Arc::new) else { return work.await };
-    let syncing = async {
-        loop {
-            tokio::time::sleep(PAUSE).await;
+    let (working, mut done) = tokio::sync::oneshot::channel::<()>();
+    let work = async {
+        let result = work.await;
+        drop(working);
+        result
+    };
+    let syncing = async move {
+        while tokio::time::timeout(PAUSE, &mut done).await.is_err() {
             let file = Arc::clone(&file);
             let _ = tokio::task::spawn_blocking(move || file.sync_data()).await;
         }
     };
-    match futures::future::select(std::pin::pin!(work), std::pin::pin!(syncing)).await {
-        Either::Left((done, _)) => done,
-        Either::Right(((), work)) => work.await,
-    }
+    futures::join!(work, syncing).0
 }
 
 async fn sync(file: &Arc<File>, path: &Path) -> Result<(), RestoreError> {

@@ -73,6 +73,12 @@ pub trait Inventory: Objects {
         after: Option<TxId>,
     ) -> impl Future<Output = Result<Vec<SegmentEntry>, ReadError>> + Send;
 
+    /// The timelines that have segments, claimed or not.
+    fn logged_timelines(
+        &self,
+        database: DatabaseId,
+    ) -> impl Future<Output = Result<Vec<TimelineId>, ReadError>> + Send;
+
     /// The segments of all timelines, claimed or not.
     fn all_segments(
         &self,
@@ -82,7 +88,7 @@ pub trait Inventory: Objects {
     /// The bases.
     fn bases(&self, database: DatabaseId) -> impl Future<Output = Result<Vec<BaseEntry>, ReadError>> + Send;
 
-    /// What daemons saw last: the newest mark of each, at least.
+    /// What daemons saw last: the newest mark of each.
     fn seen(&self, database: DatabaseId) -> impl Future<Output = Result<Vec<Seen>, ReadError>> + Send;
 
     /// All packs, with their sizes in bytes.
@@ -159,6 +165,12 @@ impl ReadError {
     /// Names the object that does not hold what was expected.
     pub(crate) fn damaged(object: &impl ToString, what: &impl ToString) -> Self {
         Self::Damaged { object: object.to_string(), what: what.to_string() }
+    }
+
+    /// A task that was to check an object ended before it was done: that says nothing of the object.
+    pub(crate) fn died(object: &impl ToString, error: tokio::task::JoinError) -> Self {
+        let (object, source) = (object.to_string(), Box::new(error));
+        Self::Store { object, kind: ErrorKind::Failed, advice: None, source }
     }
 
     /// The object and what is wrong with it, if it cannot be read however often that is tried.

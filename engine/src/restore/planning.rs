@@ -1,11 +1,19 @@
 //! Makes a plan: the pure steps of [`crate::plan`], with the few reads between them.
+//!
+//! What a target means is decided once, on the whole history ([`goal`]). Whatever turns out to be damaged after that, every
+//! further plan is one for that very state ([`plan_to`]).
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::base::Manifest;
 use crate::history::{History, Point, SegmentEntry};
 use crate::ids::Position;
-use crate::plan::{BaseFacts, Located, RestorePlan, Route, Target, TargetFacts, locate, pick, route};
+use crate::plan::{
+    BaseFacts, Located, PlanError, RestorePlan, Route, Target, TargetFacts, agree, locate, pick, route,
+};
+use crate::restore::around::Around;
 use crate::restore::base::{bytes_of, reads_of};
 use crate::restore::{Objects, ReadError, RestoreError};
 use crate::segment::{HEADER_BYTES, Prologue, SegmentError};
@@ -14,11 +22,20 @@ use crate::time::Timestamp;
 use crate::transaction::Transaction;
 
 /// A segment up to this size is read whole for its tables, and so checked against its name.
-const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
+const WHOLE_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes read from a larger one at first: header and tables are seldom larger.
 const FIRST_BYTES: u64 = 64 * 1024;
 
-/// Plans a restore: finds the exact state, the way to it, and what it costs. One to three small reads.
+/// The exact state that a target means.
+pub(crate) struct Goal {
+    pub(crate) asked: Target,
+    pub(crate) position: Position,
+    /// The segment that was looked into to find it.
+    known: Option<(SegmentKey, Vec<Transaction>)>,
+}
+
+/// Plans a restore: finds the exact state, the way to it, and what it costs. Two to four small reads. Where one of them
+/// finds damage, another way to the same state is taken, if there is one.
 ///
 /// `now` is the clock's time, to tell the future from what is not known yet.
 ///
@@ -31,53 +48,74 @@ pub async fn plan<O: Objects>(
     target: Target,
     now: Timestamp,
 ) -> Result<RestorePlan, RestoreError> {
-    let located = locate(history, target, now)?;
-    let mut known: Option<(SegmentKey, Vec<Transaction>)> = None;
-    let (position, time) = match located {
-        Located::Exact(point) => (point.position, Some(point.time)),
-        Located::AtBase(base) => (history.canonical(base.position).unwrap_or(base.position), None),
+    let mut around = Around::new(objects, history);
+    let goal = around.goal(target, now).await?;
+    around.plan(&goal).await
+}
+
+/// Finds the state that a target means.
+pub(crate) async fn goal<O: Objects>(
+    objects: &O,
+    history: &History,
+    target: Target,
+    now: Timestamp,
+) -> Result<Goal, RestoreError> {
+    let at = |position| Goal { asked: target, position, known: None };
+    Ok(match locate(history, target, now)? {
+        Located::Exact(point) => at(point.position),
+        Located::AtBase(base) => at(history.canonical(base.position).unwrap_or(base.position)),
         Located::Within(key, which) => {
             let transactions = transactions_of(objects, history, &key).await?;
             let point = pick(history, &key, which, &transactions)?;
-            known = Some((key, transactions));
-            (point.position, Some(point.time))
+            Goal { known: Some((key, transactions)), ..at(point.position) }
         }
-    };
-    let route = route(history, position)?;
+    })
+}
+
+/// Plans the way to a state that is decided.
+pub(crate) async fn plan_to<O: Objects>(
+    objects: &O,
+    history: &History,
+    goal: &Goal,
+) -> Result<RestorePlan, RestoreError> {
+    let route = route(history, goal.position)?;
     let manifest = open_manifest(objects, route.base.key).await?;
-    let target_facts = match route.segments.last() {
-        Some(last) if route.base_position(history) != position => {
-            let transactions = match known {
-                Some((key, transactions)) if key == last.key => transactions,
-                _ => transactions_of(objects, history, &last.key).await?,
-            };
-            facts(&transactions, position, last)?
+    let target = match route.segments.last() {
+        Some(last) if route.base_position(history) != goal.position => {
+            facts_of_log(objects, goal, last).await?
         }
-        _ => facts_of_base(objects, history, position, &route, &manifest, known).await?,
+        _ => facts_of_base(objects, history, goal, &route, &manifest).await?,
     };
-    if let Some(time) = time.filter(|time| *time != target_facts.point.time) {
-        let what = format!("the state was committed at {}, its segment says {time}", target_facts.point.time);
-        return Err(ReadError::Damaged { object: route.base.key.to_string(), what }.into());
-    }
     let reads = reads_of(&manifest);
     let base = BaseFacts {
-        page_size: manifest.page_size,
         bytes: route.base.size.saturating_add(reads.iter().map(bytes_of).sum()),
         requests: 1 + reads.len() as u64,
-        image_pages: manifest.page_count,
+        manifest: Arc::new(manifest),
     };
-    Ok(RestorePlan::new(target, &route, base, target_facts))
+    Ok(RestorePlan::new(goal.asked, &route, base, target))
+}
+
+/// What a segment says of the state.
+async fn facts_of_log<O: Objects>(
+    objects: &O,
+    goal: &Goal,
+    segment: &SegmentEntry,
+) -> Result<TargetFacts, RestoreError> {
+    match &goal.known {
+        Some((key, transactions)) if *key == segment.key => facts(transactions, goal.position, segment),
+        _ => facts(&sound_transactions(objects, *segment).await?, goal.position, segment),
+    }
 }
 
 /// What a base says of its own state, which must be what the log recorded of it, as far as the log is there.
 async fn facts_of_base<O: Objects>(
     objects: &O,
     history: &History,
-    position: Position,
+    goal: &Goal,
     route: &Route,
     manifest: &Manifest,
-    known: Option<(SegmentKey, Vec<Transaction>)>,
 ) -> Result<TargetFacts, RestoreError> {
+    let position = goal.position;
     let of_base = TargetFacts {
         point: Point { position, time: manifest.time },
         image_pages: manifest.page_count,
@@ -85,12 +123,7 @@ async fn facts_of_base<O: Objects>(
     };
     let line = history.line(position.timeline);
     let Some(piece) = line.and_then(|line| line.piece_of(position.tx)) else { return Ok(of_base) };
-    let entry = SegmentEntry { key: piece.key, size: piece.size };
-    let transactions = match known {
-        Some((key, transactions)) if key == piece.key => transactions,
-        _ => objects.transactions(entry).await?,
-    };
-    let of_log = facts(&transactions, position, &entry)?;
+    let of_log = facts_of_log(objects, goal, &SegmentEntry { key: piece.key, size: piece.size }).await?;
     if (of_log.image_pages, of_log.state) != (of_base.image_pages, of_base.state) {
         let what = format!(
             "it has {} pages and state {}, the log says {} pages and state {}",
@@ -131,15 +164,26 @@ pub(crate) async fn open_manifest<O: Objects>(objects: &O, key: BaseKey) -> Resu
     Ok(manifest)
 }
 
-/// The transactions of a segment, as its parts list them.
-pub(crate) async fn transactions_of<O: Objects>(
+async fn transactions_of<O: Objects>(
     objects: &O,
     history: &History,
     key: &SegmentKey,
-) -> Result<Vec<Transaction>, RestoreError> {
+) -> Result<Vec<Transaction>, ReadError> {
     let entry = history.segments().find(|entry| entry.key == *key);
     let size = entry.map_or(0, |entry| entry.size);
-    Ok(objects.transactions(SegmentEntry { key: *key, size }).await?)
+    sound_transactions(objects, SegmentEntry { key: *key, size }).await
+}
+
+/// The transactions of a segment, which must be those of its name.
+async fn sound_transactions<O: Objects>(
+    objects: &O,
+    entry: SegmentEntry,
+) -> Result<Vec<Transaction>, ReadError> {
+    let transactions = objects.transactions(entry).await?;
+    match agree(&entry.key, &transactions) {
+        Err(PlanError::Contradiction { what, .. }) => Err(ReadError::damaged(&entry.key, &what)),
+        _ => Ok(transactions),
+    }
 }
 
 /// The transactions of a segment, as its parts list them.

@@ -95,6 +95,11 @@ impl Inventory for Repository {
         Ok(found.into_iter().map(|(key, size)| SegmentEntry { key, size }).collect())
     }
 
+    async fn logged_timelines(&self, database: DatabaseId) -> Result<Vec<TimelineId>, ReadError> {
+        let found = Self::logged_timelines(self, database).await;
+        found.map_err(|error| read_error(all_logs_prefix(database), error))
+    }
+
     async fn all_segments(&self, database: DatabaseId) -> Result<Vec<SegmentEntry>, ReadError> {
         let found = Self::all_segments(self, database).await;
         let found = found.map_err(|error| read_error(all_logs_prefix(database), error))?;
@@ -110,8 +115,8 @@ impl Inventory for Repository {
     async fn seen(&self, database: DatabaseId) -> Result<Vec<Seen>, ReadError> {
         let seen = Self::seen(self, Timestamp::now()).await;
         let seen = seen.map_err(|error| read_error("the covered-through marks", error))?;
-        let mark = seen.get(&database);
-        Ok(mark.map(|entry| Seen { position: entry.position, time: entry.through }).into_iter().collect())
+        let marks = seen.into_iter().filter(|(of, _)| *of == database);
+        Ok(marks.map(|(_, entry)| Seen { position: entry.position, time: entry.through }).collect())
     }
 
     async fn packs(&self, database: DatabaseId) -> Result<Vec<(Digest, u64)>, ReadError> {
@@ -143,8 +148,8 @@ mod tests {
     use crate::repository::{
         Claim, CreateOptions, KeySource, NewDatabase, NewTimeline, RepositoryKey, SeenEntry,
     };
-    use crate::restore::testing::World;
-    use crate::restore::{Cancel, Options, history_of, restore};
+    use crate::restore::testing::{World, order};
+    use crate::restore::{Cancel, Options, Order, history_of, restore};
     use crate::store::Store;
     use crate::verify::{VerifyOptions, verify};
 
@@ -215,8 +220,8 @@ mod tests {
         for (position, (_, image)) in &world.images {
             let to = folder.path().join(position.to_string().replace('/', "-"));
             let target = Target::Position(*position);
-            let (now, progress, cancel) = (Timestamp::MAX, Arc::new(|_| {}), Cancel::new());
-            restore(&repository, &history, target, now, &to, &options, progress, &cancel).await.unwrap();
+            let order = Order { now: Timestamp::MAX, ..order(&world, target, &to, &options) };
+            restore(&repository, &history, &order).await.unwrap();
             assert!(std::fs::read(&to).unwrap() == *image, "{position}");
         }
         let options = VerifyOptions {

@@ -1,8 +1,13 @@
 //! Where a restore goes: whether the place is fit, a file beside it that only we know, and its atomic publication.
 //!
-//! A draft is locked (`flock`) from its beginning until its process ends, however it ends. So a draft that can be locked
-//! by another is an orphan of a kill, and the next restore to the same name removes it. Where the file system knows no
-//! locks nothing can be locked, and orphans stay.
+//! A draft is locked (`flock`) from its beginning until it is published or its process ends, however it ends. So a draft
+//! that can be locked by another is an orphan of a kill, and the next restore to the same name removes it. Where the file
+//! system knows no locks nothing can be locked, and orphans stay.
+//!
+//! It is closed just before it gets its name, and the lock goes with that. A daemon in this process may open the file the
+//! moment it has its name, and closing a descriptor then would drop the locks that SQLite took on it. A restore to the
+//! same name that begins between closing and renaming takes the draft for an orphan: one of two restores to one
+//! name fails, as one of them must.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
@@ -24,8 +29,14 @@ use crate::restore::{Options, RestoreError, TargetUnfit};
 pub(crate) struct Draft {
     target: PathBuf,
     folder: PathBuf,
-    path: PathBuf,
+    name: Name,
     file: Arc<File>,
+}
+
+/// The name of a draft: it goes when this is dropped, unless it became the target's.
+#[derive(Debug)]
+struct Name {
+    path: PathBuf,
     published: bool,
 }
 
@@ -39,6 +50,12 @@ pub fn check_target(target: &Path, options: &Options, needed_bytes: u64) -> Resu
     if !folder.is_dir() {
         return Err(TargetUnfit::NoFolder { folder }.into());
     }
+    check_space(target, options, needed_bytes)
+}
+
+/// Looks whether the file system of `file` has room for it.
+pub(crate) fn check_space(file: &Path, options: &Options, needed_bytes: u64) -> Result<(), RestoreError> {
+    let (folder, _) = parts(file)?;
     let stat = rustix::fs::statvfs(&folder).map_err(|error| io_error("look at", &folder, error.into()))?;
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     let reserve_bytes = options.reserve_bytes;
@@ -82,10 +99,22 @@ fn parts(target: &Path) -> Result<(PathBuf, OsString), TargetUnfit> {
     Ok((folder.unwrap_or(Path::new(".")).to_owned(), name))
 }
 
-/// What the names of all drafts for a target begin with; 16 hex digits follow.
+/// What the names of all drafts for a target begin with; 16 hex digits follow. A name too long for that is cut, and its
+/// hash stands for the rest.
 fn draft_prefix(name: &OsStr) -> OsString {
+    /// File systems allow 255 bytes, of which a prefix and the digits take 27.
+    const NAME_BYTES_MAX: usize = 228;
+    /// Leaves room for '-' and 16 hex digits, whatever a cut character turns into.
+    const CUT_BYTES: usize = 200;
     let mut prefix = OsString::from(".");
-    prefix.push(name);
+    match name.as_bytes().get(..CUT_BYTES) {
+        Some(cut) if name.len() > NAME_BYTES_MAX => {
+            prefix.push(OsStr::from_bytes(cut));
+            let hash = blake3::hash(name.as_bytes()).to_hex();
+            prefix.push(format!("-{}", hash.get(..16).unwrap_or_default()));
+        }
+        _ => prefix.push(name),
+    }
     prefix.push(".everwhen-");
     prefix
 }
@@ -151,8 +180,8 @@ impl Draft {
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
             let file = file.map_err(|error| io_error("create", &path, error))?;
             if is_ours(&file).map_err(|error| io_error("lock", &path, error))? {
-                let file = Arc::new(file);
-                return Ok(Self { target: target.to_owned(), folder, path, file, published: false });
+                let name = Name { path, published: false };
+                return Ok(Self { target: target.to_owned(), folder, name, file: Arc::new(file) });
             }
         }
     }
@@ -162,25 +191,38 @@ impl Draft {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.name.path
     }
 
-    /// Gives the file the target's name, unless something has that name by now. Blocks.
-    pub(crate) fn publish(mut self, options: &Options) -> Result<(), RestoreError> {
-        nothing_there(&self.target, options)?;
-        match rename_without_replacing(&self.path, &self.target) {
-            Ok(()) => self.published = true,
+    /// Closes the file and gives it the target's name, unless something has that name by now. Blocks.
+    pub(crate) fn publish(self, options: &Options) -> Result<(), RestoreError> {
+        let Self { target, folder, mut name, file } = self;
+        nothing_there(&target, options)?;
+        // Opened before anything is changed: what cannot be opened cannot be brought to disk.
+        let opened = File::open(&folder).map_err(|error| io_error("open", &folder, error))?;
+        drop(file);
+        match rename_without_replacing(&name.path, &target) {
+            Ok(()) => name.published = true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(TargetUnfit::Exists { path: self.target.clone() }.into());
+                return Err(TargetUnfit::Exists { path: target }.into());
             }
-            Err(error) => return Err(io_error("publish", &self.target, error)),
+            Err(error) => return Err(io_error("publish", &target, error)),
         }
-        let folder = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        folder.map_err(|error| io_error("bring to disk", &self.folder, error))
+        match opened.sync_all() {
+            Err(source) if !has_no_folder_sync(&source) => {
+                Err(RestoreError::NameNotOnDisk { path: target, source })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-impl Drop for Draft {
+/// Some file systems (network and FUSE mounts) have no such thing as bringing a folder to disk.
+fn has_no_folder_sync(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOTSUP))
+}
+
+impl Drop for Name {
     fn drop(&mut self) {
         if !self.published {
             // There is nobody to tell; a leftover says by its name what it is, and goes with the next restore.
@@ -217,6 +259,7 @@ pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             TargetUnfit::BecameFull { folder: folder() }.into()
         }
+        io::ErrorKind::FileTooLarge => TargetUnfit::TooLarge { folder: folder() }.into(),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             TargetUnfit::NoPermission { folder: folder(), source }.into()
         }
@@ -273,5 +316,25 @@ mod tests {
             }
         });
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_of_any_length_has_drafts_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["x".repeat(228), "x".repeat(229), "x".repeat(254) + "y", "x".repeat(254) + "z"];
+        let prefixes: Vec<OsString> = names.iter().map(|name| draft_prefix(OsStr::new(name))).collect();
+        for (name, prefix) in names.iter().zip(&prefixes) {
+            let draft = Draft::create(&folder.path().join(name)).unwrap();
+            assert!(draft.path().file_name().unwrap().as_bytes().starts_with(prefix.as_bytes()));
+            draft.publish(&Options::default()).unwrap();
+            assert_eq!(prefixes.iter().filter(|other| *other == prefix).count(), 1);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), names.len());
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_so_large_is_the_targets_fault() {
+        let error = io_error("extend", Path::new("/x/y"), Errno::FBIG.into());
+        assert!(matches!(error, RestoreError::Target(TargetUnfit::TooLarge { .. })), "{error}");
     }
 }

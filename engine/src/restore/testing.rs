@@ -1,10 +1,11 @@
 //! A small repository in memory with a real history in it: real segments and bases, and the truth beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
 
@@ -14,7 +15,8 @@ use crate::history::testing::{at, database, tx};
 use crate::history::{BaseEntry, Findings, History, Seen, SegmentEntry, Timeline};
 use crate::ids::{DatabaseId, Digest, HostId, Position, TimelineId, TxId};
 use crate::page::{PageNo, PageSize, StateChecksum};
-use crate::restore::{Inventory, Objects, ReadError};
+use crate::plan::{RestorePlan, Target};
+use crate::restore::{Cancel, Inventory, Objects, Options, Order, ReadError};
 use crate::segment::{Effort, Encoder, EncoderParams, MemoryImage, PageStore, chain_start};
 use crate::store::keys::{BaseKey, SegmentKey, pack_key};
 use crate::transaction::{Transaction, TxFlags};
@@ -418,6 +420,13 @@ impl Inventory for MemoryRepository {
         Ok(entries)
     }
 
+    async fn logged_timelines(&self, _: DatabaseId) -> Result<Vec<TimelineId>, ReadError> {
+        let logged = |findings: &Findings| -> BTreeSet<TimelineId> {
+            findings.segments.iter().map(|entry| entry.key.timeline).collect()
+        };
+        Ok(self.found(logged).into_iter().collect())
+    }
+
     async fn all_segments(&self, _: DatabaseId) -> Result<Vec<SegmentEntry>, ReadError> {
         Ok(self.found(|findings| findings.segments.clone()))
     }
@@ -433,4 +442,34 @@ impl Inventory for MemoryRepository {
     async fn packs(&self, _: DatabaseId) -> Result<Vec<(Digest, u64)>, ReadError> {
         Ok(Vec::new())
     }
+}
+
+/// An order to restore a state of a world, with nobody to tell of it.
+pub(crate) fn order<'a>(world: &World, target: Target, to: &'a Path, options: &'a Options) -> Order<'a> {
+    static NEVER: LazyLock<Cancel> = LazyLock::new(Cancel::new);
+    let (planned, progress) = (&|_: &RestorePlan| {}, Arc::new(|_| {}));
+    Order { target, now: at(world.now), to, options, planned, progress, cancel: &NEVER }
+}
+
+/// A world in which the same transactions are in two segments of one range, in different parts, and the log goes on from
+/// one of them: as after a put that was broken off, arrived all the same, and was made anew.
+pub(crate) fn with_twins(seed: u64) -> World {
+    let begin = |cut_between: bool| {
+        let mut world = World::new(PageSize::MIN, 10);
+        world.commit(10, &[(2, 1000 + seed)]);
+        if cut_between {
+            world.cut();
+        }
+        world.commit(10, &[(3, 2000 + seed)]);
+        world.cut();
+        world
+    };
+    let (broken_off, mut world) = (begin(false), begin(true));
+    world.group(2);
+    let twin = *broken_off.findings.segments.last().unwrap();
+    world.objects.put(&twin.key, broken_off.objects.bytes(&twin.key.to_string()));
+    world.findings.segments.push(twin);
+    world.commit(12, &[(2, 3000 + seed)]);
+    world.cut();
+    world
 }

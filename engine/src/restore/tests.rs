@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::testing::World;
+use super::testing::{World, order, with_twins};
 use super::*;
 use crate::error::{ErrorKind, Explain};
 use crate::history::SegmentEntry;
 use crate::history::testing::at;
 use crate::plan::NoSuchPoint;
+use crate::store::keys::SegmentKey;
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
@@ -32,7 +33,7 @@ fn quiet() -> ProgressFn {
 
 fn restore_to(world: &World, target: Target, to: &Path) -> Result<RestoreReport, RestoreError> {
     let history = world.history();
-    run(restore(&world.objects, &history, target, at(world.now), to, &options(), quiet(), &Cancel::new()))
+    run(restore(&world.objects, &history, &order(world, target, to, &options())))
 }
 
 fn files(folder: &TempDir) -> Vec<String> {
@@ -209,16 +210,9 @@ fn a_cancelled_restore_leaves_nothing_behind() {
             }
         });
         let history = world.history();
-        let error = run(restore(
-            &world.objects,
-            &history,
-            Target::Latest,
-            at(world.now),
-            &to,
-            &options(),
-            progress,
-            &cancel,
-        ));
+        let options = options();
+        let order = Order { progress, cancel: &cancel, ..order(&world, Target::Latest, &to, &options) };
+        let error = run(restore(&world.objects, &history, &order));
         assert!(matches!(error.unwrap_err(), RestoreError::Cancelled), "{phase:?}");
         assert!(files(&folder).is_empty(), "{phase:?}");
     }
@@ -414,4 +408,143 @@ fn a_base_amid_a_part_of_the_log_is_gone_around() {
     assert!(std::fs::read(folder.path().join("one")).unwrap() == world.images[&world.position()].1);
     let report = restore_to(&world, Target::Position(amid), &folder.path().join("two")).unwrap();
     assert_eq!(report.avoided, [""; 0]);
+}
+
+#[test]
+fn when_the_newest_segment_is_damaged_the_one_before_is_not_the_latest() {
+    let mut world = World::new(PageSize::MIN, 10);
+    for step in 0..3 {
+        world.commit(10, &[(2, 70 + step)]);
+        world.cut();
+    }
+    let (last, folder) = (world.findings.segments.last().unwrap().key.to_string(), TempDir::new().unwrap());
+    let mut bytes = world.objects.bytes(&last).to_vec();
+    let at_end = bytes.len() - 1;
+    bytes[at_end] ^= 1;
+    world.objects.put(&last, bytes);
+    let error = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap_err();
+    assert_eq!(error.lost_object(), Some(last.as_str()), "{error}");
+    let error = run(plan(&world.objects, &world.history(), Target::Latest, at(world.now))).unwrap_err();
+    assert_eq!(error.lost_object(), Some(last.as_str()), "{error}");
+    assert!(files(&folder).is_empty());
+}
+
+#[test]
+fn a_plan_goes_around_a_damaged_manifest_and_is_told_once_it_is_made() {
+    let world = varied(512);
+    let history = world.history();
+    let direct = run(plan(&world.objects, &history, Target::Latest, at(world.now))).unwrap();
+    let key = direct.base.to_string();
+    let mut bytes = world.objects.bytes(&key).to_vec();
+    bytes[100] ^= 1;
+    world.objects.put(&key, bytes);
+    let around = run(plan(&world.objects, &history, Target::Latest, at(world.now))).unwrap();
+    assert_eq!((around.position, around.state), (direct.position, direct.state));
+    assert!(around.base.position < direct.base.position);
+    let (told, folder) = (Mutex::new(Vec::new()), TempDir::new().unwrap());
+    let (to, options) = (folder.path().join("restored"), options());
+    let planned = |plan: &RestorePlan| told.lock().unwrap().push(plan.base);
+    let order = Order { planned: &planned, ..order(&world, Target::Latest, &to, &options) };
+    let report = run(restore(&world.objects, &history, &order)).unwrap();
+    assert_eq!((report.avoided, told.into_inner().unwrap()), (vec![key], vec![around.base]));
+}
+
+#[test]
+fn a_moment_within_a_damaged_segment_is_told_only_by_those_that_hold_the_same_transactions() {
+    let mut world = World::new(PageSize::MIN, 10);
+    for step in 0..4 {
+        world.commit(10, &[(2, 70 + step)]);
+        world.commit(10, &[(3, 80 + step)]);
+        world.cut();
+    }
+    world.repack(2);
+    let (wide, target) = (world.findings.segments.last().unwrap().key, Target::Time(at(world.now - 30)));
+    let expected = wide.range.first();
+    world.objects.remove(&wide.to_string());
+    let folder = TempDir::new().unwrap();
+    let report = restore_to(&world, target, &folder.path().join("one")).unwrap();
+    assert_eq!((report.position.tx, report.avoided), (expected, vec![wide.to_string()]));
+    let narrow = world.findings.segments[world.findings.segments.len() - 3].key;
+    assert_eq!(narrow.range.first(), expected);
+    world.objects.remove(&narrow.to_string());
+    let error = restore_to(&world, target, &folder.path().join("two")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert_eq!(files(&folder), ["one"]);
+}
+
+#[test]
+fn of_twins_that_a_broken_off_put_left_the_one_that_the_log_goes_on_from_is_taken() {
+    let mut avoided = 0;
+    for seed in 0..12 {
+        let world = with_twins(seed);
+        let folder = TempDir::new().unwrap();
+        let report = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap();
+        assert!(std::fs::read(folder.path().join("one")).unwrap() == world.images[&world.position()].1);
+        avoided += report.avoided.len();
+    }
+    assert!(0 < avoided && avoided < 12, "either may come first: {avoided}");
+}
+
+#[test]
+fn a_segment_that_follows_none_of_the_twins_is_the_one_to_blame() {
+    let mut world = with_twins(0);
+    let last = world.findings.segments.pop().unwrap();
+    let other = with_twins(1).findings.segments.pop().unwrap().key;
+    let foreign = with_twins(1).objects.bytes(&other.to_string());
+    let key = SegmentKey { digest: other.digest, ..last.key };
+    world.findings.segments.push(SegmentEntry { key, ..last });
+    world.objects.put(&key, foreign);
+    let folder = TempDir::new().unwrap();
+    let error = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap_err();
+    assert!(matches!(&error, RestoreError::ChainBroken { segment, .. } if **segment == key), "{error}");
+    world.findings.segments.push(last);
+    let report = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap();
+    assert!(std::fs::read(folder.path().join("one")).unwrap() == world.images[&world.position()].1);
+    assert!(report.avoided.len() <= 2, "{report:?}");
+}
+
+#[test]
+fn a_wide_segment_that_begins_with_a_needed_base_is_replayed_from_a_later_base_within_it() {
+    let mut world = World::new(PageSize::MIN, 10);
+    world.commit(10, &[(2, 77)]);
+    world.base();
+    world.commit(10, &[(3, 78)]);
+    world.cut();
+    world.group(3);
+    assert_eq!(world.findings.segments.len(), 1);
+    let folder = TempDir::new().unwrap();
+    let report = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap();
+    assert_eq!((report.transactions, report.avoided), (1, Vec::new()));
+    assert!(std::fs::read(folder.path().join("one")).unwrap() == world.images[&world.position()].1);
+}
+
+#[test]
+fn what_comes_after_the_target_in_a_large_segment_is_not_read() {
+    let mut world = World::new(PageSize::new(65_536).unwrap(), 2);
+    let before = world.commit(2, &[(1, 7)]);
+    let pages: Vec<(u32, u64)> = (1..700).map(|page| (page, u64::from(page) * 3 + 1)).collect();
+    world.commit(700, &pages);
+    world.cut();
+    let size = world.findings.segments.last().unwrap().size;
+    assert!(size > 40 << 20, "{size}");
+    let read = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let told = Arc::clone(&read);
+    let progress: ProgressFn = Arc::new(move |progress| told.store(progress.read_bytes, Ordering::Relaxed));
+    let folder = TempDir::new().unwrap();
+    let (to, options) = (folder.path().join("restored"), options());
+    let order = Order { progress, ..order(&world, Target::Position(before), &to, &options) };
+    run(restore(&world.objects, &world.history(), &order)).unwrap();
+    assert!(std::fs::read(&to).unwrap() == world.images[&before].1);
+    assert!(read.load(Ordering::Relaxed) < 10 << 20, "{read:?} bytes of {size}");
+}
+
+#[test]
+fn a_scratch_file_needs_room_like_a_target() {
+    let world = varied(512);
+    let folder = TempDir::new().unwrap();
+    let plan = run(plan(&world.objects, &world.history(), Target::Latest, at(world.now))).unwrap();
+    let (scratch, greedy) = (folder.path().join("scratch"), Options { reserve_bytes: u64::MAX, ..options() });
+    let rebuilt = run(rebuild_page_hashes(&world.objects, &plan, &scratch, &greedy, &Cancel::new()));
+    assert!(matches!(rebuilt, Err(RestoreError::Target(TargetUnfit::NoSpace { .. }))), "{rebuilt:?}");
+    assert!(files(&folder).is_empty());
 }

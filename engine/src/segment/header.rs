@@ -223,5 +223,5 @@ fn range(first: u64, transactions: u32) -> Result<TxRange, SegmentError> {
 fn time(field: &'static str, micros: i64) -> Result<Timestamp, SegmentError> {
     let time = Timestamp::from_micros(micros);
     let exact = (time.as_micros() == micros).then_some(time);
-    valid(field, micros.cast_unsigned(), "a time from year 0 to 9999", exact)
+    valid(field, micros.cast_unsigned(), "a time from year 0 to 9998", exact)
 }

@@ -159,6 +159,12 @@ pub struct SegmentKey {
 }
 
 impl SegmentKey {
+    /// When its first transaction was committed.
+    #[must_use]
+    pub fn begins(&self) -> Timestamp {
+        if self.flags.opens_window() { self.to } else { self.from }
+    }
+
     /// Reads a key; the inverse of `Display`.
     ///
     /// # Errors

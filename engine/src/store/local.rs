@@ -302,14 +302,24 @@ impl Inner {
             };
             let name = entry.file_name();
             let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+            let key = format!("{prefix}{name}");
             let is_folder = match entry.file_type() {
-                Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).is_ok_and(|found| found.is_dir()),
-                Ok(kind) => kind.is_dir(),
-                Err(_) => continue,
+                Ok(kind) if !kind.is_symlink() => kind.is_dir(),
+                _ => self.look_at(&entry.path(), &key)?.is_some_and(|found| found.is_dir()),
             };
-            children.push(format!("{prefix}{name}{}", if is_folder { "/" } else { "" }));
+            children.push(if is_folder { key + "/" } else { key });
         }
         Ok(children)
+    }
+
+    /// What a listing found; `None` if it is not there any more. Any other failure is the listing's: an object that was left
+    /// out would make an earlier state the latest.
+    fn look_at(&self, path: &Path, key: &str) -> Result<Option<fs::Metadata>, StoreError> {
+        match fs::metadata(path) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.error("list", key, &error)),
+        }
     }
 
     /// Removes what killed processes left in the staging folder, once a process. Failing at it harms nothing.
@@ -420,7 +430,7 @@ impl Walk {
         while let Some(key) = self.ahead.pop_front() {
             if key.ends_with('/') {
                 self.enter(&key)?;
-            } else if let Ok(found) = fs::metadata(self.inner.path(&key))
+            } else if let Some(found) = self.inner.look_at(&self.inner.path(&key), &key)?
                 && found.is_file()
             {
                 return Ok(Some(ObjectEntry { key, size: found.len() }));
@@ -440,5 +450,26 @@ impl Walk {
             self.ahead.push_front(child);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_looked_at_fails_the_listing_and_one_that_is_gone_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(folder.path().to_owned(), "here".to_owned());
+        fs::create_dir_all(folder.path().join("db/log")).unwrap();
+        fs::write(folder.path().join("db/log/1"), "one").unwrap();
+        let listed = async || store.list("db/", None).try_collect::<Vec<_>>().await;
+        std::os::unix::fs::symlink("nowhere", folder.path().join("db/log/2")).unwrap();
+        assert_eq!(listed().await.unwrap().len(), 1);
+        std::os::unix::fs::symlink("3", folder.path().join("db/log/3")).unwrap();
+        assert!(listed().await.is_err(), "a link to itself can be anything");
+        assert!(store.list_folders("db/log/").await.is_err());
     }
 }

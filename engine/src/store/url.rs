@@ -142,8 +142,11 @@ fn said(prefix: &str, settings: &[(String, String)]) -> Vec<(String, String)> {
 
 /// The drivers take any text for the address of a server, and panic when a request is to be signed for it.
 fn are_addresses(said: &[(String, String)]) -> Result<(), String> {
-    let is_address =
-        |name: &str| ["ENDPOINT", "ENDPOINT_URL", "BASE_URL"].iter().any(|end| name.ends_with(end));
+    let is_address = |name: &str| {
+        ["ENDPOINT", "ENDPOINT_URL", "ENDPOINT_URL_S3", "ENDPOINT_URL_STS", "BASE_URL"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
     let is_of_web = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
     match said.iter().find(|(name, value)| is_address(name) && !Url::parse(value).is_ok_and(is_of_web)) {
         Some((name, value)) => {

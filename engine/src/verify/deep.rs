@@ -11,8 +11,8 @@ use crate::ids::{Position, TimelineId, TxId};
 use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
 use crate::plan::Target;
 use crate::restore::{
-    ImageFile, Leg, Objects, RestoreError, Tracker, decode_read, open_manifest, plan, read_transactions,
-    reads_of, rebuild_page_hashes, replay_log,
+    Around, ImageFile, Leg, Objects, RestoreError, Tracker, decode_read, goal, open_manifest,
+    read_transactions, reads_of, rebuild_page_hashes, replay_log,
 };
 use crate::segment::PageStore;
 use crate::time::Timestamp;
@@ -114,8 +114,10 @@ pub(crate) async fn verify_states<O: Objects>(
     report: &mut VerifyReport,
 ) -> Result<(), RestoreError> {
     let scratch = Scratch::in_folder(folder);
-    let total =
-        history.segments().filter(|entry| counts(history, entry)).map(|entry| entry.key.range.count()).sum();
+    // Of segments that hold the same transactions one is replayed.
+    let pieces = history.timelines().into_iter().filter_map(|active| history.line(active.timeline.id));
+    let pieces = pieces.flat_map(|line| &line.pieces);
+    let total = pieces.map(|piece| 1 + piece.key.range.last().get() - piece.first.get()).sum();
     let (objects_read, bytes) = (report.objects, report.bytes);
     let progress = Arc::clone(&options.progress);
     let tell = Arc::new(move |transactions| {
@@ -137,12 +139,6 @@ pub(crate) async fn verify_states<O: Objects>(
     deep.verify_fork_bases(report).await?;
     report.proven_transactions = proven.load(Ordering::Relaxed);
     Ok(())
-}
-
-/// Of segments that hold the same transactions one is replayed.
-fn counts(history: &History, entry: &SegmentEntry) -> bool {
-    let line = history.line(entry.key.timeline);
-    line.is_some_and(|line| line.pieces.iter().any(|piece| piece.key == entry.key))
 }
 
 /// The scratch file, gone when dropped.
@@ -284,8 +280,17 @@ impl<O: Objects> Deep<'_, O> {
     async fn begin(&self, timeline: TimelineId, tx: TxId) -> Result<Option<(Witness, TxId)>, RestoreError> {
         let target = Target::Position(Position::new(timeline, tx));
         let (options, cancel) = (self.options.restore, self.options.cancel);
-        let plan = plan(self.objects, self.history, target, Timestamp::MAX).await?;
-        let hashes = rebuild_page_hashes(self.objects, &plan, self.scratch, options, cancel).await?;
+        let mut around = Around::new(self.objects, self.history);
+        let goal = goal(self.objects, self.history, target, Timestamp::MAX).await?;
+        let (plan, hashes) = loop {
+            let plan = around.plan_straight(&goal).await?;
+            match rebuild_page_hashes(self.objects, &plan, self.scratch, options, cancel).await {
+                Ok(hashes) => break (plan, hashes),
+                // Of twins that a broken-off put left, the log goes on from one: that is no damage.
+                Err(error @ RestoreError::ChainBroken { .. }) => around.avoid(error, None).await?,
+                Err(error) => return Err(error),
+            }
+        };
         let file = std::fs::File::options().read(true).write(true).open(self.scratch);
         let open = |source| RestoreError::Io { action: "open", path: self.scratch.to_owned(), source };
         let tracker = Arc::new(Tracker::new(Arc::new(|_| {}), 0, 0, 0));

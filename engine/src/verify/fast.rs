@@ -148,7 +148,7 @@ async fn check_whole_segment<O: Objects>(objects: &O, key: SegmentKey) -> Result
         parts(&bytes).map(checked).collect::<Result<(Vec<_>, Vec<_>), _>>()
     };
     let checked = tokio::task::spawn_blocking(work).await;
-    let checked = checked.map_err(|error| ReadError::damaged(&key, &error))?;
+    let checked = checked.map_err(|error| ReadError::died(&key, error))?;
     let (headers, transactions) = checked.map_err(|error| ReadError::damaged(&key, &error))?;
     agree(&key, &headers)?;
     Ok(Checked { headers, transactions: transactions.concat(), ..Checked::sound(len) })
@@ -257,7 +257,7 @@ async fn hash_pack<O: Objects>(
             hashing
         };
         let hashed = tokio::task::spawn_blocking(work).await;
-        hashing = hashed.map_err(|error| ReadError::damaged(&key, &error))?;
+        hashing = hashed.map_err(|error| ReadError::died(&key, error))?;
         at = end;
     }
     let found = hashing.finish();
@@ -284,12 +284,14 @@ fn missing_packs(
     wrong.collect()
 }
 
-/// The chain hashes of all parts: each part must go on where the one before it ended, wide or narrow.
+/// The chain hashes of all parts: each part must go on where one before it ended, wide or narrow.
+///
+/// Several may end there with different hashes: a put that was broken off, and what was put in its place, hold the same
+/// transactions in other parts. Whether they say the same of them is for [`Twice`] to tell.
 struct Chain {
     roots: BTreeSet<TimelineId>,
-    after: BTreeMap<(TimelineId, TxId), Digest>,
+    after: BTreeMap<(TimelineId, TxId), BTreeSet<Digest>>,
     before: Vec<(TimelineId, TxId, Digest)>,
-    problems: Vec<Problem>,
 }
 
 impl Chain {
@@ -299,35 +301,27 @@ impl Chain {
             roots: roots.map(|active| active.timeline.id).collect(),
             after: BTreeMap::new(),
             before: Vec::new(),
-            problems: Vec::new(),
         }
     }
 
     fn add(&mut self, header: &SegmentHeader) {
         let end = (header.timeline, header.range.last());
-        match self.after.insert(end, header.chain_after) {
-            Some(other) if other != header.chain_after => {
-                let (timeline, tx) = end;
-                let what = "two segments disagree on what happened up to here";
-                self.problems.push(Problem::new(&format!("position {timeline}/{tx}"), &what));
-            }
-            _ => {}
-        }
+        self.after.entry(end).or_default().insert(header.chain_after);
         self.before.push((header.timeline, header.range.first(), header.chain_before));
     }
 
-    fn problems(mut self, database: DatabaseId) -> Vec<Problem> {
-        for (timeline, first, found) in &self.before {
-            let expected = match first.previous() {
-                Some(before) => self.after.get(&(*timeline, before)).copied(),
-                None if self.roots.contains(timeline) => Some(chain_start(database, *timeline)),
-                None => None,
-            };
-            if expected.is_some_and(|expected| expected != *found) {
-                let what = "the chain is broken: it does not follow the transaction before it";
-                self.problems.push(Problem::new(&format!("position {timeline}/{first}"), &what));
+    fn problems(self, database: DatabaseId) -> Vec<Problem> {
+        let is_broken = |(timeline, first, found): &&(TimelineId, TxId, Digest)| match first.previous() {
+            Some(before) => {
+                let ends = self.after.get(&(*timeline, before));
+                ends.is_some_and(|ends| !ends.contains(found))
             }
-        }
-        self.problems
+            None => self.roots.contains(timeline) && chain_start(database, *timeline) != *found,
+        };
+        let problem = |(timeline, first, _): &(TimelineId, TxId, Digest)| {
+            let what = "the chain is broken: it does not follow the transaction before it";
+            Problem::new(&format!("position {timeline}/{first}"), &what)
+        };
+        self.before.iter().filter(is_broken).map(problem).collect()
     }
 }

@@ -224,6 +224,12 @@ pub(crate) fn problem_of(error: RestoreError) -> Result<Problem, RestoreError> {
             let what = format!("its state has checksum {found}, expected {expected}");
             Ok(Problem::new(position, &what))
         }
+        RestoreError::OtherSize { position, expected, found } => {
+            Ok(Problem::new(position, &format!("its state has {found} pages, expected {expected}")))
+        }
+        RestoreError::ChainBroken { before, segment } => {
+            Ok(Problem::new(segment, &format!("it does not follow segment {before}: the chain is broken")))
+        }
         RestoreError::NotJoined { segment, source } => {
             Ok(Problem::new(segment, &format!("it does not go on from what is before it: {source}")))
         }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::page::{PageSize, StateChecksum};
-use crate::restore::testing::World;
+use crate::restore::testing::{World, with_twins};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
@@ -192,4 +192,18 @@ fn progress_ends_with_everything_done_and_cancelling_stops_it() {
     cancel.cancel();
     let error = run(verify(&world.objects, &world.history(), &world.packs(), &options)).unwrap_err();
     assert!(matches!(error, VerifyError::Stopped(RestoreError::Cancelled)));
+}
+
+#[test]
+fn twins_that_say_the_same_are_sound() {
+    for seed in 0..6 {
+        let mut world = with_twins(seed);
+        // A fork right there has its state rebuilt through the twins.
+        world.fork(0);
+        world.commit(12, &[(4, 5)]);
+        world.cut();
+        for deep in [false, true] {
+            assert_eq!(verify_world(&world, deep).problems, [], "seed {seed}, deep: {deep}");
+        }
+    }
 }
