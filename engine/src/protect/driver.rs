@@ -22,6 +22,8 @@ pub(crate) struct Driver {
     pub(crate) commands: Commands,
     pub(crate) waker: Waker,
     pub(crate) manifest: Option<Arc<Manifest>>,
+    /// What is to be recorded next does not fit into the log: the next run begins with an image.
+    pub(crate) wants_image: bool,
 }
 
 /// How a run ended.

@@ -44,7 +44,6 @@ use crate::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
 use crate::capture::watch::Waker;
 use crate::ids::{DatabaseId, HostId, Position};
 use crate::repository::Repository;
-use crate::time::Timestamp;
 
 pub use crate::history::Point;
 pub use base::BaseRule;
@@ -151,6 +150,7 @@ impl Protection {
         };
         let path = source.as_ref().map_or(options.source.as_path(), SqliteSource::path);
         let board = Board::new(&options.name, path.to_owned());
+        board.expect_interval(options.flush_interval);
         let waker = Waker::new().map_err(|source| state_error(&options, source))?;
         let (sender, commands) = mpsc::channel();
         let name = options.name.clone();
@@ -162,6 +162,7 @@ impl Protection {
             commands: Commands::new(commands),
             waker: waker.clone(),
             manifest: None,
+            wants_image: false,
         };
         let (end, ended) = watch::channel(false);
         std::thread::Builder::new()
@@ -178,7 +179,7 @@ impl Protection {
     /// What an operator sees of it now.
     #[must_use]
     pub fn status(&self) -> ProtectionStatus {
-        self.board.at(Timestamp::now())
+        self.board.now()
     }
 
     /// Captures what is committed now, sends it on its way, and returns the last captured point; `None` when there is no

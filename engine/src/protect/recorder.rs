@@ -29,6 +29,10 @@ use crate::transaction::{Transaction, TxFlags};
 /// Clocks of the file system and of the system differ by up to this; smaller steps back are not worth a flag. 50 ms.
 const CLOCK_SLACK_MICROS: i64 = 50_000;
 
+const CLOCK_HELD: &str = "the clock has stepped back: commit times are held until it catches up";
+/// While commits come all the time, the records of the journal may grow to so many times their usual limit.
+const RESTLESS_RECORDS: u64 = 4;
+
 /// What is particular about the transactions to come.
 #[derive(Clone, Copy, Debug)]
 struct Special {
@@ -53,8 +57,10 @@ pub(crate) struct Recorder {
     previous: Vec<u8>,
     /// Pages of the transaction under way.
     pages: u32,
-    /// Why the open part cannot go on after a rollback.
+    /// Why the open part cannot go on after a rollback, nor be closed.
     broken: Option<EncodeError>,
+    /// Commit times are being held, and the log says so already.
+    clock_held: bool,
     /// The source is not what is recorded.
     differs: bool,
     /// Something that is captured was lost on its way to the outbox: what follows would have a hole before it.
@@ -101,6 +107,7 @@ impl Recorder {
             previous: Vec::new(),
             pages: 0,
             broken: None,
+            clock_held: false,
             differs: false,
             lost: false,
             last_shipped: None,
@@ -175,15 +182,20 @@ impl Recorder {
     }
 
     /// Writes the page table whole, at a quiet moment or a stop.
+    ///
+    /// After it only the newest state can be gone back to. So whatever leads there and is not durable has to be where a
+    /// kill does not reach it.
     pub(crate) fn compact_journal(&mut self) -> Result<(), ProtectError> {
         self.not_lost()?;
+        self.outbox.spool_all()?;
         self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.compact(&self.mark, &self.table).map_err(|source| self.outbox.state_error(source))
     }
 
-    /// Whether the next start would read more records than a table.
-    pub(crate) fn wants_compaction(&self) -> bool {
-        self.open.is_none() && self.journal.wants_compaction(&self.table)
+    /// Whether the next start would read more records than a table: some more at a quiet moment, many more at any.
+    pub(crate) fn wants_compaction(&self, quiet: bool) -> bool {
+        let times = if quiet { 1 } else { RESTLESS_RECORDS };
+        self.open.is_none() && self.journal.wants_compaction(&self.table, times)
     }
 
     /// The state without a change of the database: the source's log has been changed under the same state.
@@ -237,8 +249,12 @@ impl Recorder {
             Some(Special { shared_time: Some(time), .. }) => (TxFlags::NONE, *time, *time),
             _ => {
                 let held = last.micros_since(commit_time) > CLOCK_SLACK_MICROS;
+                self.board.concern("clock", held.then(|| CLOCK_HELD.into()));
+                self.clock_held &= held;
                 let time = commit_time.max(last);
-                (TxFlags { held_clock: held, ..TxFlags::NONE }, time, time)
+                // Once for all of the time it lasts: a flag begins a segment.
+                let flags = TxFlags { held_clock: held && !self.clock_held, ..TxFlags::NONE };
+                (flags, time, time)
             }
         }
     }
@@ -278,6 +294,10 @@ impl Recorder {
     fn close_part(&mut self) -> Result<(), ProtectError> {
         self.not_lost()?;
         let Some(open) = self.open.take() else { return Ok(()) };
+        if let Some(error) = self.broken.take() {
+            self.lost = true;
+            return Err(error.into());
+        }
         if open.committed == 0 {
             return Ok(());
         }
@@ -297,7 +317,7 @@ impl Recorder {
         let range = finished.header.range;
         let body = finished
             .frames
-            .into_part(&finished.prologue, || self.outbox.spool().path(range))
+            .into_part(&finished.prologue, finished.header.frames_len, || self.outbox.spool().path(range))
             .map_err(|source| self.outbox.state_error(source))?;
         self.mark.log_bytes += body.len();
         failpoint::hit("part_closed");
@@ -351,9 +371,6 @@ impl Sink for Recorder {
         self.table.resize(commit.image_pages);
         let state = self.table.state();
         let (flags, not_before, time) = self.flags_of_next(commit.time);
-        if flags.held_clock {
-            self.board.note("the clock has stepped back: commit times are held until it catches up".into());
-        }
         // Only the first transaction of a part can carry a flag. A held clock lasts, so the next part tells of it.
         let first_of_part = self.open.as_ref().is_none_or(|open| open.committed == 0);
         let flags = if first_of_part { flags } else { TxFlags::NONE };
@@ -375,6 +392,7 @@ impl Sink for Recorder {
         open.changes.extend_from_slice(&changes);
         open.committed += 1;
         self.mark.tx = Some(tx);
+        self.clock_held |= flags.held_clock;
         if flags.needs_base {
             self.mark.needs_base = Some(tx);
         }
@@ -421,4 +439,102 @@ impl Sink for Recorder {
 /// written, and then the source may have anything there.
 fn is_zeros(page: PageNo, known: Option<PageHash>, buffer: &[u8]) -> bool {
     known == Some(PageHash::of(page, &vec![0; buffer.len()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::ids::{Digest, TimelineId};
+    use crate::page::PageSize;
+    use crate::protect::outbox::{OutboxLimits, OutboxQueue};
+    use crate::protect::spool::Spool;
+
+    const SIZE: usize = 512;
+
+    fn recorder(state: &Path) -> (Recorder, OutboxQueue) {
+        let page_size = PageSize::new(SIZE as u32).unwrap();
+        let mark = Mark {
+            database: DatabaseId::from_bytes([1; 8]),
+            timeline: TimelineId::FIRST,
+            claim: [7; 8],
+            tx: Some(TxId::FIRST),
+            time: Timestamp::from_micros(1_000_000_000),
+            chain: Digest::from_bytes([3; 32]),
+            page_size,
+            image_pages: 0,
+            stored: None,
+            needs_base: None,
+            log_versions: 0,
+            log_bytes: 0,
+            resume: Vec::new(),
+        };
+        let (board, table) = (Board::new("app", state.to_owned()), PageTable::new(page_size, None));
+        let queue = OutboxQueue::new(board.clone());
+        let spool = Spool::open(state, TimelineId::FIRST).unwrap();
+        let limits = OutboxLimits { memory: 1 << 20, spool: 1 << 20 };
+        let outbox = Outbox::new(queue.clone(), spool, state.to_owned(), limits);
+        let journal = Journal::start(state, &mark, &table).unwrap();
+        let watched_until = mark.time;
+        (Recorder::new(mark, table, journal, outbox, board, watched_until), queue)
+    }
+
+    fn commit_at(recorder: &mut Recorder, micros: i64) {
+        let page = PageNo::new(1).unwrap();
+        let image = [micros.to_le_bytes()[1]; SIZE];
+        recorder.page(page, &image, &mut |_| Previous::Unknown).unwrap();
+        let time = Timestamp::from_micros(micros);
+        recorder.commit(Commit { image_pages: 1, time, resume: Vec::new() }).unwrap();
+        recorder.ship(Instant::now()).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_stays_back_is_told_and_flagged_once() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, queue) = recorder(state.path());
+        let told = |recorder: &Recorder| recorder.board.now().reasons.contains(&CLOCK_HELD.to_owned());
+        // Something under way, so that what follows waits together.
+        commit_at(&mut recorder, 1_000_000_001);
+        assert_eq!(queue.take().unwrap().range.count(), 1);
+        (0..5).for_each(|step| commit_at(&mut recorder, 900_000_000 + step));
+        assert!(told(&recorder));
+        queue.done();
+        let shipment = queue.take().unwrap();
+        let flagged: Vec<_> = shipment.parts.iter().map(|part| part.flags.held_clock).collect();
+        assert_eq!(flagged, [true, false, false, false, false], "one segment");
+        commit_at(&mut recorder, 1_000_000_002);
+        assert!(!told(&recorder), "it has caught up");
+        commit_at(&mut recorder, 900_000_000);
+        queue.done();
+        let flags =
+            |shipment: crate::protect::outbox::Shipment| shipment.parts.first().unwrap().flags.held_clock;
+        assert!(!flags(queue.take().unwrap()));
+        queue.done();
+        assert!(flags(queue.take().unwrap()), "another time");
+    }
+
+    #[test]
+    fn a_part_whose_frames_could_not_be_taken_back_is_not_closed() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, queue) = recorder(state.path());
+        let page = PageNo::new(1).unwrap();
+        recorder.page(page, &[1; SIZE], &mut |_| Previous::Unknown).unwrap();
+        let time = Timestamp::from_micros(1_000_000_001);
+        recorder.commit(Commit { image_pages: 1, time, resume: Vec::new() }).unwrap();
+        recorder.broken = Some(EncodeError::Sink(std::io::ErrorKind::StorageFull.into()));
+        assert!(matches!(recorder.secure(), Err(ProtectError::Encode(_))));
+        assert!(matches!(recorder.ship(Instant::now()), Err(ProtectError::PartLost)));
+        assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn the_journal_forgets_older_marks_only_when_the_parts_since_are_in_the_spool() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, _queue) = recorder(state.path());
+        (0..3).for_each(|step| commit_at(&mut recorder, 1_000_000_001 + step));
+        assert_eq!(recorder.outbox().spool().parts().unwrap(), []);
+        recorder.compact_journal().unwrap();
+        assert_eq!(recorder.outbox().spool().parts().unwrap().len(), 3);
+    }
 }
