@@ -65,19 +65,17 @@ enum ReadyPack {
     File(Digest, PathBuf),
 }
 
-/// Packs that wait on disk.
-#[derive(Clone)]
+/// Packs that wait on disk, for as long as their base is being made: what is left of one that was given up is swept.
 struct Parking {
     folder: PathBuf,
-    bytes: Arc<AtomicU64>,
+    bytes: AtomicU64,
     bytes_max: u64,
     board: Board,
 }
 
 impl Parking {
     fn new(folder: PathBuf, bytes_max: u64, board: Board) -> Self {
-        board.parked(0);
-        Self { folder, bytes: Arc::default(), bytes_max, board }
+        Self { folder, bytes: AtomicU64::new(0), bytes_max, board }
     }
 
     fn has_room(&self, len: u64) -> bool {
@@ -109,6 +107,12 @@ impl Parking {
     }
 }
 
+impl Drop for Parking {
+    fn drop(&mut self) {
+        self.board.parked(0);
+    }
+}
+
 fn leaves_enough(free: u64, disk: u64, len: u64) -> bool {
     free.saturating_sub(len) >= FREE_MIN.max(disk / FREE_PART)
 }
@@ -125,10 +129,10 @@ impl BaseJob {
         let (scratch, epoch) = (self.scratch.clone(), self.epoch);
         // What an attempt before has left.
         sweep(&scratch).map_err(|source| state_error(&scratch, source))?;
-        let parking = Parking::new(scratch.clone(), self.parked_max, board.clone());
+        let parking = Arc::new(Parking::new(scratch.clone(), self.parked_max, board.clone()));
         let (near, mut packs) = mpsc::unbounded_channel();
         let in_memory = Arc::new(tokio::sync::Semaphore::new(PACKS_IN_MEMORY));
-        let (slots, parked) = (Arc::clone(&in_memory), parking.clone());
+        let (slots, parked) = (Arc::clone(&in_memory), Arc::clone(&parking));
         let hasher = repository.hasher(database).await?;
         let naming = hasher.clone();
         let reading = on_own_thread(move || self.read(hasher, &near, &slots, &parked))
@@ -369,6 +373,9 @@ mod tests {
         parking.leave(&path, 60);
         assert!(!path.exists());
         assert_eq!(board.now().spool_bytes, 0);
+        parking.park(&pack).unwrap();
+        drop(parking);
+        assert_eq!(board.now().spool_bytes, 0, "given up");
     }
 
     #[test]
