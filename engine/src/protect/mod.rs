@@ -79,7 +79,7 @@ pub struct ProtectOptions {
     pub segment_bytes: u64,
     /// Bytes that may wait for the store in memory.
     pub memory_queue_bytes: u64,
-    /// Bytes that may wait for the store on the local disk.
+    /// Bytes of the log that may wait for the store on the local disk, and as many of a base.
     pub spool_bytes: u64,
     /// With a full spool, the source's log may grow to this many bytes before it is let go of, which makes a gap.
     pub source_log_bytes: u64,

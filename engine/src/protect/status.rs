@@ -66,7 +66,7 @@ pub struct ProtectionStatus {
     pub base: BaseProgress,
     /// Bytes captured and not yet in the store, in memory.
     pub queue_bytes: u64,
-    /// Bytes captured and not yet in the store, in the local spool.
+    /// Bytes captured and not yet in the store, on the local disk: in the spool, and packs of a base.
     pub spool_bytes: u64,
     /// Commits captured since the start.
     pub transactions_total: u64,
