@@ -198,9 +198,9 @@ fn plan() -> Outcome<Operation> {
 fn catalog_history() -> Outcome<Operation> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let cataloged = Cataloged::new(Listed(Arc::new(findings()?)), Catalog::in_memory()?);
-    runtime.block_on(cataloged.history(database()))?;
+    runtime.block_on(cataloged.history(database(), None))?;
     Ok(of(Size::Items(SEGMENTS), move || {
-        black_box(runtime.block_on(cataloged.history(database()))?);
+        black_box(runtime.block_on(cataloged.history(database(), None))?);
         Ok(())
     }))
 }
@@ -326,6 +326,10 @@ impl Inventory for Listed {
     ) -> Result<Vec<SegmentEntry>, ReadError> {
         let all = self.0.segments.iter().copied();
         Ok(all.filter(|entry| after.is_none_or(|after| entry.key.range.first() > after)).collect())
+    }
+
+    async fn logged_timelines(&self, _: DatabaseId) -> Result<Vec<TimelineId>, ReadError> {
+        Ok(self.0.timelines.iter().map(|timeline| timeline.id).collect())
     }
 
     async fn all_segments(&self, _: DatabaseId) -> Result<Vec<SegmentEntry>, ReadError> {

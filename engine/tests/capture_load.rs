@@ -211,7 +211,11 @@ fn commits_that_write_the_same_once_more_are_commits_of_their_own() {
     std::thread::sleep(Duration::from_millis(1_200));
     replace();
     rig.settle_and_compare();
-    assert_eq!((rig.model.commits.len(), rig.model.unwatched), (7, 2), "nobody saw when the first of them was");
+    assert_eq!(
+        (rig.model.commits.len(), rig.model.unwatched),
+        (7, 2),
+        "nobody saw when the first of them was"
+    );
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod capture_support;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -300,7 +302,7 @@ async fn nothing_closes_the_database_or_its_index_while_bases_are_made_from_it()
     assert!(bench.history().await.bases().count() > before, "no image was taken meanwhile");
     // The watches tell: this is what they would see.
     for name in ["app.db", "app.db-shm"] {
-        drop(std::fs::File::open(bench.folder.path().join(name)).unwrap());
+        drop(File::open(bench.folder.path().join(name)).unwrap());
     }
     assert_eq!(closed().len(), 2);
     protection.stop().await.unwrap();
@@ -727,7 +729,7 @@ async fn a_spooled_part_that_a_power_cut_left_empty_is_captured_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spooled_part_that_a_power_cut_cut_short_is_captured_again() {
     a_torn_part("torn-short", |part| {
-        let file = std::fs::File::options().write(true).open(part).unwrap();
+        let file = File::options().write(true).open(part).unwrap();
         file.set_len(file.metadata().unwrap().len() - 1).unwrap();
     })
     .await;
@@ -919,4 +921,145 @@ async fn without_lasting_state_the_log_since_the_last_base_is_counted_all_the_sa
         protection.stop().await.unwrap();
     }
     assert!(bench.history().await.bases().count() > 1, "a restore replays more with every start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_says_nothing_while_a_writer_is_between_the_two_copies_of_the_index_head() {
+    let bench = Bench::new("torn").await;
+    let app = bench.connect();
+    table(&app);
+    let protection = bench.start().await;
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    let writer = bench.connect();
+    // With the write lock nobody else mends the index.
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let index = File::options().read(true).write(true).open(bench.folder.path().join("app.db-shm")).unwrap();
+    let (place, mut whole) = (48 + 8, [0; 4]);
+    index.read_exact_at(&mut whole, place).unwrap();
+    index.write_all_at(&whole.map(|byte| !byte), place).unwrap();
+    let flushed = tokio::time::timeout(Duration::from_secs(2), protection.flush()).await;
+    index.write_all_at(&whole, place).unwrap();
+    // Closing it would drop the locks of this process.
+    std::mem::forget(index);
+    assert!(!matches!(flushed, Ok(Ok(_))), "it cannot know what is committed: {flushed:?}");
+    writer.execute_batch("ROLLBACK").unwrap();
+    insert(&app, 1);
+    assert_eq!(protection.wait_durable(None, PATIENCE).await.unwrap().tx.get(), 2);
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_after_the_journal_was_written_anew_loses_no_single_commit() {
+    let bench = Bench::new("compacted").await;
+    let app = bench.connect();
+    app.execute_batch(
+        "PRAGMA synchronous=off; CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, v BLOB);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         INSERT INTO t SELECT i, 0, randomblob(3000) FROM n",
+    )
+    .unwrap();
+    let options = ProtectOptions { stop_patience: Duration::from_millis(100), ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable).on_keys_with("/log/"));
+    let journal = bench.folder.path().join("state/journal");
+    let length = || journal.metadata().unwrap().len();
+    let mut commits = 0;
+    let mut last = length();
+    while length() >= last {
+        assert!(commits < 60, "the journal is never written anew");
+        last = length();
+        // Little bytes, many pages: the journal grows, the parts stay in memory.
+        app.execute("UPDATE t SET n = n + 1", []).unwrap();
+        commits += 1;
+        protection.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What a kill at this moment leaves.
+    copy_folder(&bench.folder.path().join("state"), &bench.folder.path().join("killed"));
+    protection.stop().await.unwrap();
+    bench.faulty.clear();
+    let protection = Protection::start(bench.repository.clone(), bench.options("killed")).await.unwrap();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!((durable.timeline.get(), durable.tx.get()), (1, 1 + commits), "{:?}", protection.status());
+    assert_eq!(protection.status().gaps_total, 0);
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_full_before_the_first_base_begins_it_anew_and_waits_for_nothing() {
+    let bench = Bench::new("full-first").await;
+    let app = bench.connect();
+    table(&app);
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable).on_keys_with("/chunk/"));
+    let mut options = bench.options("state");
+    (options.memory_queue_bytes, options.spool_bytes, options.source_log_bytes) =
+        (50_000, 200_000, 2_000_000);
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    let told = || protection.status().reasons.iter().any(|reason| reason.contains("before the first base"));
+    let (mut id, end) = (0, Instant::now() + PATIENCE);
+    while !told() && Instant::now() < end {
+        app.execute("INSERT INTO t VALUES (?1, randomblob(9000))", [id]).unwrap();
+        id += 1;
+        if id % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(told(), "{:?}", protection.status());
+    bench.faulty.clear();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    until("it is over", || !told()).await;
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_vanishes_from_the_spool_is_looked_for_and_not_waited_for() {
+    let bench = Bench::new("vanished").await;
+    let app = bench.connect();
+    table(&app);
+    let options = ProtectOptions { memory_queue_bytes: 0, ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    bench.faulty.add(Rule::always(Verb::Put, Fault::Unreachable).on_keys_with("/log/"));
+    for id in 0..5 {
+        insert(&app, id);
+        protection.flush().await.unwrap();
+    }
+    std::fs::remove_dir_all(bench.folder.path().join("state/spool")).unwrap();
+    bench.faulty.clear();
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    assert!(bench.history().await.flaws().is_empty());
+    protection.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_vanished_from_the_store_are_stored_again_with_the_next_base() {
+    let bench = Bench::new("packs-lost").await;
+    let app = bench.connect();
+    table(&app);
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+                INSERT INTO t SELECT i, randomblob(200) FROM n";
+    app.execute(rows, []).unwrap();
+    let options = ProtectOptions { base: BaseRule { versions: 50, age: None }, ..bench.options("state") };
+    let protection = Protection::start(bench.repository.clone(), options).await.unwrap();
+    let first = protection.wait_durable(None, PATIENCE).await.unwrap();
+    let store = bench.repository.store();
+    for entry in store.list_all("db/", None).await.unwrap() {
+        if entry.key.contains("/chunk/") {
+            store.delete(&entry.key).await.unwrap();
+        }
+    }
+    for id in 0..200 {
+        app.execute("UPDATE t SET v = randomblob(3000) WHERE id = 5000 - ?1", [id]).unwrap();
+    }
+    protection.wait_durable(None, PATIENCE).await.unwrap();
+    until("the next base", || protection.status().base.newest.is_some_and(|newest| newest.position > first))
+        .await;
+    insert(&app, 5001);
+    let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+    assert!(bench.restore(Target::Position(durable)).await == image(&bench.database()));
+    protection.stop().await.unwrap();
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use everwhen_engine::history::{Gap, GapReason, History};
 use everwhen_engine::plan::Target;
 use everwhen_engine::repository::Repository;
-use everwhen_engine::restore::{self, Cancel, RestorePoint};
+use everwhen_engine::restore::{self, Cancel, Order, RestorePoint};
 use everwhen_engine::sqlite::lock_byte_page;
 use everwhen_engine::store::Store;
 use everwhen_engine::time::Timestamp;
@@ -100,10 +100,16 @@ impl States {
             left_out: |size| Some(lock_byte_page(size)),
             ..restore::Options::default()
         };
-        let (target, now, cancel) = (Target::Position(point.position), Timestamp::now(), Cancel::new());
-        let silent = Arc::new(|_| {});
-        let restored =
-            restore::restore(&self.repository, &self.history, target, now, to, &options, silent, &cancel);
+        let order = Order {
+            target: Target::Position(point.position),
+            now: Timestamp::now(),
+            to,
+            options: &options,
+            planned: &|_| {},
+            progress: Arc::new(|_| {}),
+            cancel: &Cancel::new(),
+        };
+        let restored = restore::restore(&self.repository, &self.history, &order);
         let report =
             self.runtime.block_on(restored).unwrap_or_else(|error| panic!("{}: {error}", point.position));
         assert_eq!(report.position, point.position);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everwhen_engine::plan::Target;
-use everwhen_engine::restore::{Cancel, Options, history_of, restore};
+use everwhen_engine::restore::{Cancel, Options, Order, history_of, restore};
 use everwhen_engine::sqlite::wal::FRAME_HEADER_LEN;
 use everwhen_engine::store::Store;
 use everwhen_engine::time::Timestamp;
@@ -266,12 +266,18 @@ fn of_length(world: &World, protected: &Protected, to: &Path, length: u64) -> Ou
 fn in_this_process(world: &World, protected: &Protected, to: &Path, length: u64) -> Outcome<f64> {
     let (repository, database) = (&protected.repository, protected.database()?);
     let options = Options { reserve_bytes: 0, ..Options::default() };
-    let (progress, cancel, now) = (Arc::new(|_| {}), Cancel::new(), Timestamp::now());
+    let order = Order {
+        target: Target::Latest,
+        now: Timestamp::now(),
+        to,
+        options: &options,
+        planned: &|_| {},
+        progress: Arc::new(|_| {}),
+        cancel: &Cancel::new(),
+    };
     let restored = async {
         let history = history_of(repository, database).await?;
-        let restored =
-            restore(repository, &history, Target::Latest, now, to, &options, progress, &cancel).await?;
-        Outcome::Ok(restored)
+        Outcome::Ok(restore(repository, &history, &order).await?)
     };
     let (seconds, report) = timed(|| world.runtime.block_on(restored))?;
     match report.transactions == length {

@@ -111,6 +111,12 @@ impl Records {
         }
     }
 
+    /// The database with this id; one listing, however many databases there are.
+    pub(crate) async fn with_id(&self, id: &str) -> Result<Option<Record>, Failure> {
+        let Ok(id) = id.parse() else { return Ok(None) };
+        self.repository.database(id).await.map_err(|error| Failure::of(&error))
+    }
+
     /// The database, if there is exactly one.
     pub(crate) async fn only(&self) -> Result<Option<Record>, Failure> {
         let mut records = self.records().await?;

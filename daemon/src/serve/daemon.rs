@@ -1,41 +1,35 @@
-//! The running daemon: its databases, and the answers to those who ask it.
+//! The running daemon: its databases, from the start to the stop.
+
+mod answers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use everwhen_engine::capture::sqlite::SqliteSource;
 use everwhen_engine::error::ErrorKind;
-use everwhen_engine::history::Seen;
 use everwhen_engine::protect::{Hold, SOURCE_LOG_BYTES};
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
-use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc;
 
 use super::guard::Guard;
 use super::home::{self, Home};
-use crate::answers::{Answer, Answers, Parts};
-use crate::config::{DatabaseEntry, class_named};
+use crate::config::DatabaseEntry;
 use crate::failure::Failure;
-use crate::naming::{is_called, spelt};
+use crate::naming::spelt;
 use crate::place::{Place, Told};
-use crate::reader::{self, DatabaseReader};
-use crate::wire::{seen_in, time_in, time_out};
+use crate::reader;
+use crate::wire::{seen_in, time_out};
 
 /// How often a database that could not be protected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often a mark says how far the time is covered.
 const MARK_EVERY: Duration = Duration::from_secs(600);
 const MARK_PATIENCE: Duration = Duration::from_secs(5);
-const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
-const WAIT_USUAL: Duration = Duration::from_secs(30);
-const WAIT_MAX: Duration = Duration::from_secs(3_600);
-/// A status does not wait longer than this for the repository to say where the window begins.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(crate) struct Daemon {
@@ -51,6 +45,16 @@ pub(crate) struct Daemon {
     held: std::sync::Mutex<HashMap<PathBuf, SqliteSource>>,
     /// Whether the start is over.
     is_up: AtomicBool,
+    /// Held while a database is added or removed: the list of them is read, changed and written.
+    adding: Mutex<()>,
+    histories: std::sync::Mutex<HashMap<String, Remembered>>,
+}
+
+/// What a status says of a history, and when it was read.
+struct Remembered {
+    window: Option<v1::Window>,
+    gaps: u64,
+    read: Instant,
 }
 
 /// Tells of each new home, so that its socket is opened.
@@ -73,6 +77,8 @@ impl Daemon {
             asked: asked.clone(),
             held: std::sync::Mutex::default(),
             is_up: AtomicBool::new(false),
+            adding: Mutex::default(),
+            histories: std::sync::Mutex::default(),
         });
         daemon.open_shared_home().await?;
         let mut failures = Vec::new();
@@ -267,31 +273,6 @@ impl Daemon {
         self.mark().await;
     }
 
-    /// Before a state is looked for: waits until what was committed up to then is in the repository, so that "now" and
-    /// "latest" mean what they say. Gives up soon; then the answer says how far the repository goes.
-    async fn catch_up(&self, called: &str, target: Option<&v1::Target>) {
-        use v1::target::Target::{Latest, Position, Time};
-        let Some(guard) = self.guard(called) else { return };
-        let Ok(protection) = guard.protection() else { return };
-        let covered = |asked| move |seen: Option<Seen>| seen.is_some_and(|seen| seen.time >= asked);
-        let now = Timestamp::now();
-        let asked = match target.and_then(|target| target.target.as_ref()) {
-            Some(Time(time)) => time_in(time),
-            Some(Latest(_) | Position(_)) if protection.status().lag_ms > 0 => Timestamp::MIN,
-            _ => return,
-        };
-        if asked > now || (asked > Timestamp::MIN && covered(asked)(seen_in(&guard.status()))) {
-            return;
-        }
-        let waited = async {
-            let _ = protection.wait_durable(None, CATCH_UP_PATIENCE).await;
-            while !covered(asked)(seen_in(&guard.status())) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let _ = tokio::time::timeout(CATCH_UP_PATIENCE, waited).await;
-    }
-
     /// The status, as far as memory knows it: for metrics.
     pub(crate) fn status_now(&self) -> v1::GetStatusResponse {
         let databases = self.guards().iter().map(|guard| guard.status()).collect();
@@ -304,47 +285,6 @@ impl Daemon {
         };
         v1::GetStatusResponse { databases, daemon: Some(info) }
     }
-
-    fn guard(&self, called: &str) -> Option<Arc<Guard>> {
-        self.guards().into_iter().find(|guard| {
-            let status = guard.status();
-            status.database.is_some_and(|database| is_called(&database, called))
-        })
-    }
-
-    fn must_guard(&self, called: &str) -> Result<Arc<Guard>, Failure> {
-        self.guard(called).ok_or_else(|| reader::no_such_database(called))
-    }
-
-    /// The database of this name in any of the repositories.
-    async fn subject(&self, called: &str) -> Result<DatabaseReader, Failure> {
-        if let Some(guard) = self.guard(called) {
-            let records = &guard.home.records;
-            let status = guard.status();
-            let id = status.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
-            match records.find(&id).await? {
-                Some(record) => return Ok(DatabaseReader::new(records, record, seen_in(&status))),
-                // It was there when protection began.
-                None if !id.is_empty() => return Err(records.none_called(called).await),
-                None => {}
-            }
-        }
-        for home in self.homes().await {
-            if let Some(record) = home.records.find(called).await? {
-                return Ok(DatabaseReader::new(&home.records, record, None));
-            }
-        }
-        match self.guard(called) {
-            Some(_) => Err(nothing_of_it_yet(called)),
-            None => Err(reader::no_such_database(called)),
-        }
-    }
-}
-
-/// It is under care, but was never captured: its file is not there yet, say.
-fn nothing_of_it_yet(called: &str) -> Failure {
-    Failure::new(ErrorKind::NoSuchPoint, format!("nothing of database '{called}' is in the repository yet"))
-        .advise(format!("`everwhen status {called}` says what its protection waits for"))
 }
 
 /// A database that the repository knows by its path goes on under the name it has there, unless there is local state
@@ -362,7 +302,7 @@ async fn known_as(home: &Home, entry: DatabaseEntry) -> Result<DatabaseEntry, Fa
 async fn settle_path(guard: &Guard, id: &str) -> bool {
     let records = &guard.home.records;
     let path = guard.entry().path.to_string_lossy().into_owned();
-    match records.find(id).await {
+    match records.with_id(id).await {
         Ok(Some(record)) if record.source == path => true,
         Ok(Some(record)) => {
             let moved = records.moved(record, path.clone()).await;
@@ -386,231 +326,4 @@ async fn fit_or_refused(asked: Vec<DatabaseEntry>) -> Result<Vec<DatabaseEntry>,
         }
     }
     first.map_or(Ok(asked), Err)
-}
-
-impl Answers for Arc<Daemon> {
-    fn databases(&self) -> Answer<'_, v1::ListDatabasesResponse> {
-        async {
-            let guarded: Vec<_> = self.guards().iter().filter_map(|guard| guard.status().database).collect();
-            let mut databases = Vec::new();
-            for home in self.homes().await {
-                let recorded = match home.records.all().await {
-                    Ok(recorded) => recorded,
-                    // Those under care are known without the store.
-                    Err(failure) if failure.kind == ErrorKind::StoreUnreachable && !guarded.is_empty() => {
-                        tracing::warn!("cannot list the databases of {}: {}", home.url(), failure.message());
-                        continue;
-                    }
-                    Err(failure) => return Err(failure),
-                };
-                for mut database in recorded {
-                    database.protected = guarded.iter().any(|one| one.id == database.id && one.protected);
-                    databases.push(database);
-                }
-            }
-            // What has no record yet is listed too: it waits, or its class is not captured.
-            let known =
-                |one: &v1::Database| databases.iter().any(|db| db.id == one.id || db.path == one.path);
-            let waiting: Vec<_> = guarded.into_iter().filter(|one| !known(one)).collect();
-            databases.extend(waiting);
-            databases.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-            Ok(v1::ListDatabasesResponse { databases })
-        }
-        .boxed()
-    }
-
-    fn add_database(&self, request: v1::AddDatabaseRequest) -> Answer<'_, v1::Database> {
-        async move {
-            let entry = entry_of(request, &self.told)?;
-            if let Some(guard) = self.guard(&entry.path.to_string_lossy()) {
-                return Ok(guard.status().database.unwrap_or_default());
-            }
-            if self.guards().iter().any(|guard| guard.entry().name() == entry.name()) {
-                return Err(Failure::new(
-                    ErrorKind::Refused,
-                    format!("another database is called '{}'", entry.name()),
-                )
-                .advise("give this one a name of its own"));
-            }
-            Guard::check(&entry).await?;
-            let guard = self.prepare(entry.clone(), true).await?;
-            guard.start(None).await?;
-            self.keep(Arc::clone(&guard));
-            let mut added = guard.home.place.state.added()?;
-            added.push(entry);
-            guard.home.place.state.set_added(&added)?;
-            tracing::info!("{}: added", guard.entry().name());
-            Ok(guard.status().database.unwrap_or_default())
-        }
-        .boxed()
-    }
-
-    fn remove_database(&self, request: v1::RemoveDatabaseRequest) -> Answer<'_, v1::Database> {
-        async move {
-            let guard = self.must_guard(&request.database)?;
-            let entry = guard.entry();
-            if !guard.added {
-                return Err(Failure::new(
-                    ErrorKind::Refused,
-                    format!(
-                        "'{}' stands in the configuration or on the command line of the daemon",
-                        entry.name()
-                    ),
-                )
-                .advise("take it out there and start the daemon again"));
-            }
-            let state = &guard.home.place.state;
-            let mut added = state.added()?;
-            added.retain(|other| other.path != entry.path);
-            state.set_added(&added)?;
-            self.let_go(&guard);
-            guard.stop().await;
-            tracing::info!("{}: removed; its history stays", entry.name());
-            let database = guard.status().database.unwrap_or_default();
-            Ok(v1::Database { protected: false, ..database })
-        }
-        .boxed()
-    }
-
-    fn set_database(&self, request: v1::SetDatabaseRequest) -> Answer<'_, v1::Database> {
-        async move {
-            let subject = self.subject(&request.database).await?;
-            let guard = self.guard(&request.database);
-            check_class(&request.class, &self.told)?;
-            let mut database = subject.set(&request).await?;
-            if let Some(guard) = guard {
-                guard.rename(|entry| {
-                    entry.name = Some(database.name.clone());
-                    entry.class.clone_from(&database.class);
-                });
-                database.protected = guard.protection().is_ok();
-            }
-            Ok(database)
-        }
-        .boxed()
-    }
-
-    fn status(&self, request: v1::GetStatusRequest) -> Answer<'_, v1::GetStatusResponse> {
-        async move {
-            let mut status = self.status_now();
-            if let Some(home) = self.homes().await.first()
-                && let Some(daemon) = &mut status.daemon
-            {
-                daemon.host = home.host().to_string();
-            }
-            if !request.database.is_empty() {
-                let called = |db: &v1::DatabaseStatus| {
-                    db.database.as_ref().is_some_and(|db| is_called(db, &request.database))
-                };
-                status.databases.retain(called);
-                if status.databases.is_empty() {
-                    // Not under care here: what the repository says of it.
-                    let subject = self.subject(&request.database).await?;
-                    status.databases.push(subject.status().await?);
-                    return Ok(status);
-                }
-            }
-            for db in &mut status.databases {
-                let Some(id) = db.database.as_ref().map(|database| database.id.clone()) else { continue };
-                let window = tokio::time::timeout(HISTORY_PATIENCE, self.window_of(&id)).await;
-                if let Ok(Ok((window, gaps))) = window {
-                    (db.window, db.gaps) = (window, gaps);
-                }
-            }
-            Ok(status)
-        }
-        .boxed()
-    }
-
-    fn points(&self, request: v1::ListPointsRequest) -> Parts<v1::ListPointsResponse> {
-        let daemon = Arc::clone(self);
-        async move { Ok(daemon.subject(&request.database).await?.points(request.from, request.to)) }
-            .into_stream()
-            .try_flatten()
-            .boxed()
-    }
-
-    fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse> {
-        async move {
-            let guarded = self.guard(&request.database).is_some_and(|guard| guard.protection().is_ok());
-            let mut history = self.subject(&request.database).await?.history().await?;
-            if let Some(database) = &mut history.database {
-                database.protected = guarded;
-            }
-            Ok(history)
-        }
-        .boxed()
-    }
-
-    fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse> {
-        async move {
-            self.catch_up(&request.database, request.target.as_ref()).await;
-            self.subject(&request.database).await?.resolve(request.target).await
-        }
-        .boxed()
-    }
-
-    fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
-        async move {
-            self.catch_up(&request.database, request.target.as_ref()).await;
-            self.subject(&request.database).await?.plan(request.target).await
-        }
-        .boxed()
-    }
-
-    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
-        let daemon = Arc::clone(self);
-        async move {
-            daemon.catch_up(&request.database, request.target.as_ref()).await;
-            Ok(daemon.subject(&request.database).await?.restore(request.target, request.to.into()))
-        }
-        .into_stream()
-        .try_flatten()
-        .boxed()
-    }
-
-    fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {
-        async move {
-            let position = match request.position.as_str() {
-                "" => None,
-                text => Some(text.parse().map_err(|error| Failure::usage(format!("{error}")))?),
-            };
-            let timeout = match request.timeout_ms {
-                0 => WAIT_USUAL,
-                ms => Duration::from_millis(ms).min(WAIT_MAX),
-            };
-            let protection = self.must_guard(&request.database)?.protection()?;
-            let reached =
-                protection.wait_durable(position, timeout).await.map_err(|error| Failure::of(&error))?;
-            Ok(v1::WaitDurableResponse { position: reached.to_string() })
-        }
-        .boxed()
-    }
-}
-
-impl Daemon {
-    async fn window_of(self: &Arc<Self>, id: &str) -> Result<(Option<v1::Window>, u64), Failure> {
-        let history = self.subject(id).await?.history().await?;
-        Ok((history.windows.last().cloned(), history.gaps.len() as u64))
-    }
-}
-
-fn entry_of(request: v1::AddDatabaseRequest, told: &Told) -> Result<DatabaseEntry, Failure> {
-    if !request.path.starts_with('/') {
-        return Err(Failure::usage(format!("'{}' is not an absolute path", request.path)));
-    }
-    check_class(&request.class, told)?;
-    let mut entry = DatabaseEntry::of(spelt(Path::new(&request.path)));
-    entry.name = Some(request.name).filter(|name| !name.is_empty());
-    if !request.class.is_empty() {
-        entry.class = request.class;
-    }
-    Ok(entry)
-}
-
-fn check_class(class: &str, told: &Told) -> Result<(), Failure> {
-    if class.is_empty() {
-        return Ok(());
-    }
-    class_named(class, &told.config.classes).map(drop).map_err(Failure::usage)
 }

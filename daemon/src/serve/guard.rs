@@ -159,7 +159,7 @@ impl Guard {
         };
         match stopped {
             Ok(status) if status.captured.is_none() => {}
-            Ok(status) if status.lag_ms == 0 => tracing::info!("{name}: everything is durable"),
+            Ok(status) if is_all_durable(&status) => tracing::info!("{name}: everything is durable"),
             Ok(status) => tracing::warn!(
                 "{name}: {} bytes could not be stored; they lie in the spool and go on with the next start",
                 status.spool_bytes
@@ -207,6 +207,11 @@ impl Guard {
             },
         }
     }
+}
+
+/// Whether the last captured commit is in the store.
+fn is_all_durable(status: &ProtectionStatus) -> bool {
+    status.captured.map(|point| point.position) == status.durable.map(|point| point.position)
 }
 
 /// Why a source cannot be captured: what the engine cannot name more closely is the source's trouble all the same. Where

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use everwhen_engine::digest::Hasher;
 use everwhen_engine::history::Seen;
 use everwhen_engine::ids::{DatabaseId, HostId};
 use everwhen_engine::protect::ProtectOptions;
@@ -82,14 +83,18 @@ impl Home {
 }
 
 /// A folder for a database's state. It is known before the database has an id, and another repository's database of
-/// the same name has another one.
+/// the same name has another one. So has one whose name is only the same after what a folder cannot be called was taken out.
 fn folder_name(name: &str, repository: &str) -> PathBuf {
     let plain: String = name
         .chars()
         .map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '_' })
         .take(80)
         .collect();
-    format!("{plain}-{repository}").into()
+    if plain == name {
+        return format!("{plain}-{repository}").into();
+    }
+    let digest = Hasher::Plain.digest(name.as_bytes()).to_string();
+    format!("{plain}.{}-{repository}", digest.get(..8).unwrap_or_default()).into()
 }
 
 /// This machine, as people call it.
@@ -103,7 +108,17 @@ mod tests {
 
     #[test]
     fn a_folder_name_stays_in_its_folder() {
-        assert_eq!(folder_name("../../etc/x y", "ab"), PathBuf::from("______etc_x_y-ab"));
+        let folder = folder_name("../../etc/x y", "ab");
+        assert!(folder.to_string_lossy().starts_with("______etc_x_y.") && folder.components().count() == 1);
         assert!(!host_name().is_empty());
+    }
+
+    #[test]
+    fn no_two_names_share_a_folder_and_a_plain_one_is_its_folder() {
+        assert_eq!(folder_name("shop_eu", "ab"), PathBuf::from("shop_eu-ab"));
+        assert_ne!(folder_name("shop.eu", "ab"), folder_name("shop_eu", "ab"));
+        assert_ne!(folder_name("shop.eu", "ab"), folder_name("shop/eu", "ab"));
+        let long = "x".repeat(81);
+        assert_ne!(folder_name(&long, "ab"), folder_name(&format!("{long}y"), "ab"));
     }
 }

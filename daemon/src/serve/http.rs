@@ -1,7 +1,7 @@
 //! The smallest HTTP server that Prometheus and load balancers can talk to: GET, one answer, connection closed.
 //!
-//! `/metrics` Prometheus text · `/healthz` 200 while the daemon runs · `/readyz` 200 unless a database is failing, with
-//! the reasons. Requests are bounded in size, time and number; bodies are not read.
+//! `/metrics` Prometheus text · `/healthz` 200 while the daemon runs · `/readyz` 200 unless it is starting or a database is
+//! failing, with the reasons. Requests are bounded in size, time and number; bodies are not read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +87,9 @@ pub(crate) fn respond(request: &[u8], status: &impl Fn() -> v1::GetStatusRespons
 }
 
 fn readiness(status: &v1::GetStatusResponse) -> (&'static str, String) {
+    if status.daemon.is_none() {
+        return ("503 Service Unavailable", "starting\n".into());
+    }
     let mut body = String::new();
     for db in &status.databases {
         let name = db.database.as_ref().map_or("", |database| database.name.as_str());
@@ -109,7 +112,15 @@ mod tests {
         let database = Some(v1::Database { name: "app".into(), ..Default::default() });
         let health = v1::Health::Failing.into();
         let db = v1::DatabaseStatus { database, health, reasons: vec!["gone".into()], ..Default::default() };
-        v1::GetStatusResponse { databases: vec![db], daemon: None }
+        v1::GetStatusResponse { databases: vec![db], daemon: Some(v1::DaemonInfo::default()) }
+    }
+
+    #[test]
+    fn a_daemon_that_waits_for_its_store_lives_and_is_not_ready() {
+        let starting = v1::GetStatusResponse::default;
+        assert_eq!(respond(b"GET /healthz HTTP/1.1\r\n\r\n", &starting).0, "200 OK");
+        let ready = respond(b"GET /readyz HTTP/1.1\r\n\r\n", &starting);
+        assert_eq!(ready, ("503 Service Unavailable", "starting\n".to_owned()));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `everwhen run`: the daemon.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use everwhen_engine::capture::sqlite::SqliteOptions;
 use everwhen_engine::protect::Health;
+use everwhen_proto::v1;
 
 use crate::allocator;
 use crate::cli;
@@ -62,17 +63,22 @@ impl Running {
             Some(path) => Some(listen::socket(path).await?),
             None => None,
         };
+        let begun = Arc::new(OnceLock::<Arc<Daemon>>::new());
+        if let Some(listener) = metrics {
+            tell_door("metrics", &listener);
+            // A start may wait for its store for long, and whoever probes the process must not take it for dead.
+            let begun = Arc::clone(&begun);
+            tokio::spawn(http::serve(listener, move || {
+                begun.get().map_or_else(v1::GetStatusResponse::default, |daemon| daemon.status_now())
+            }));
+        }
         let (daemon, new_homes) = Daemon::start(told, entries).await?;
+        let _ = begun.set(Arc::clone(&daemon));
         let serving = Serving::new(Arc::new(Arc::clone(&daemon))).await?;
         let mut running = Self { daemon, api: serving, sockets: Vec::new(), new_homes };
         if let Some(listener) = api {
             tell_door("API", &listener);
             running.api.tcp(listener);
-        }
-        if let Some(listener) = metrics {
-            tell_door("metrics", &listener);
-            let daemon = Arc::clone(&running.daemon);
-            tokio::spawn(http::serve(listener, move || daemon.status_now()));
         }
         if let Some(socket) = socket {
             running.serve_on(socket);

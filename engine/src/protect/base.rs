@@ -1,26 +1,30 @@
 //! Makes bases: full images at one position, in chunks shared with the base before.
 //!
 //! The image is read, compressed and packed while the database goes on changing; packs go to the store while the reading
-//! goes on. When the store is slower than the disk, finished packs wait in the spool folder: the source keeps what changes
-//! before it is read, and should not do so for as long as a store takes.
+//! goes on. When the store is slower than the disk, finished packs wait in the state folder: the source keeps what changes
+//! before it is read, and should not do so for as long as a store takes. As many as the spool may hold, and never so many
+//! that the application's disk gets full; then the image waits with them.
 //! The manifest comes last: a base exists when its manifest does.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::base::{BaseBuilder, Manifest, Pack};
+use crate::base::{BaseBuilder, Manifest, Pack, PackRef};
 use crate::capture::sink::Image;
 use crate::digest::Hasher;
+use crate::error::{ErrorKind, Explain};
 use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position};
 use crate::page::StateChecksum;
 use crate::protect::error::ProtectError;
 use crate::protect::packing::{Packed, pack_image};
-use crate::protect::ship::until_durable;
+use crate::protect::ship::{chain, until_durable};
 use crate::protect::status::Board;
 use crate::repository::Repository;
 use crate::store::keys::BaseKey;
@@ -28,6 +32,10 @@ use crate::time::Timestamp;
 
 /// Packs that may wait in memory for the store; more wait on disk.
 const PACKS_IN_MEMORY: usize = 2;
+/// What of the disk packs leave free: it is the application's. As much as file systems keep back for their administrator,
+/// and on a small disk what an application may grow by before somebody looks. A twentieth, 1 GiB at least.
+const FREE_PART: u64 = 20;
+const FREE_MIN: u64 = 1 << 30;
 /// Between two looks whether the store has taken a pack.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -48,6 +56,8 @@ pub(crate) struct BaseJob {
     pub(crate) epoch: u64,
     /// Where packs wait for a slow store.
     pub(crate) scratch: PathBuf,
+    /// How many bytes of them.
+    pub(crate) parked_max: u64,
 }
 
 enum ReadyPack {
@@ -55,22 +65,77 @@ enum ReadyPack {
     File(Digest, PathBuf),
 }
 
-impl BaseJob {
-    /// Makes the base. Store errors are waited out; an image that is not what was captured is an error.
-    pub(crate) async fn run(mut self) -> Result<Arc<Manifest>, ProtectError> {
-        if self.previous.is_none() {
-            self.previous = newest_manifest(&self.repository, self.database, self.point.position).await;
+/// Packs that wait on disk, for as long as their base is being made: what is left of one that was given up is swept.
+struct Parking {
+    folder: PathBuf,
+    bytes: AtomicU64,
+    bytes_max: u64,
+    board: Board,
+}
+
+impl Parking {
+    fn new(folder: PathBuf, bytes_max: u64, board: Board) -> Self {
+        Self { folder, bytes: AtomicU64::new(0), bytes_max, board }
+    }
+
+    fn has_room(&self, len: u64) -> bool {
+        self.bytes.load(Ordering::Relaxed) + len <= self.bytes_max
+            && rustix::fs::statvfs(&self.folder).is_ok_and(|disk| {
+                leaves_enough(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, len)
+            })
+    }
+
+    fn park(&self, pack: &Pack) -> std::io::Result<PathBuf> {
+        let path = self.folder.join(format!("pack-{}.partial", pack.digest));
+        if let Err(error) = std::fs::write(&path, &pack.bytes) {
+            let _ = std::fs::remove_file(path);
+            return Err(error);
         }
+        self.count(|bytes| bytes + pack.bytes.len() as u64);
+        Ok(path)
+    }
+
+    /// The store has it.
+    fn leave(&self, path: &Path, len: u64) {
+        let _ = std::fs::remove_file(path);
+        self.count(|bytes| bytes.saturating_sub(len));
+    }
+
+    fn count(&self, change: impl Fn(u64) -> u64) {
+        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| Some(change(bytes)));
+        self.board.parked(self.bytes.load(Ordering::Relaxed));
+    }
+}
+
+impl Drop for Parking {
+    fn drop(&mut self) {
+        self.board.parked(0);
+    }
+}
+
+fn leaves_enough(free: u64, disk: u64, len: u64) -> bool {
+    free.saturating_sub(len) >= FREE_MIN.max(disk / FREE_PART)
+}
+
+impl BaseJob {
+    /// Makes the base. A store that does not take something is waited out; one that cannot tell what it has, or an image that
+    /// is not what was captured, is an error.
+    pub(crate) async fn run(mut self) -> Result<Arc<Manifest>, ProtectError> {
+        self.previous =
+            reusable(&self.repository, self.database, self.point.position, self.previous.take()).await?;
         let after_log = self.after_log;
         let (database, point, repository, board) =
             (self.database, self.point, self.repository.clone(), self.board.clone());
         let (scratch, epoch) = (self.scratch.clone(), self.epoch);
+        // What an attempt before has left.
+        sweep(&scratch).map_err(|source| state_error(&scratch, source))?;
+        let parking = Arc::new(Parking::new(scratch.clone(), self.parked_max, board.clone()));
         let (near, mut packs) = mpsc::unbounded_channel();
         let in_memory = Arc::new(tokio::sync::Semaphore::new(PACKS_IN_MEMORY));
-        let slots = Arc::clone(&in_memory);
+        let (slots, parked) = (Arc::clone(&in_memory), Arc::clone(&parking));
         let hasher = repository.hasher(database).await?;
         let naming = hasher.clone();
-        let reading = on_own_thread(move || self.read(hasher, &near, &slots))
+        let reading = on_own_thread(move || self.read(hasher, &near, &slots, &parked))
             .map_err(|source| state_error(&scratch, source))?;
         while let Some(pack) = packs.recv().await {
             let (digest, bytes, file): (Digest, bytes::Bytes, _) = match pack {
@@ -84,7 +149,7 @@ impl BaseJob {
             board.update(|status| status.stored_bytes_total += bytes.len() as u64);
             failpoint::hit("pack_after_put");
             match file {
-                Some(path) => drop(std::fs::remove_file(path)),
+                Some(path) => parking.leave(&path, bytes.len() as u64),
                 None => in_memory.add_permits(1),
             }
         }
@@ -115,6 +180,7 @@ impl BaseJob {
         hasher: Hasher,
         packs: &mpsc::UnboundedSender<ReadyPack>,
         slots: &tokio::sync::Semaphore,
+        parking: &Parking,
     ) -> Result<Manifest, ProtectError> {
         let (page_size, count) = (self.image.page_size(), self.image.page_count());
         let (position, time) = (self.point.position, self.point.time);
@@ -122,7 +188,7 @@ impl BaseJob {
         if let Some(previous) = &self.previous {
             builder.reuse(previous);
         }
-        let mut ready = Ready { packs, slots, scratch: &self.scratch, board: &self.board, count };
+        let mut ready = Ready { packs, slots, parking, may_park: true, board: &self.board, count };
         let state = pack_image(&mut *self.image, &mut builder, &mut ready)?;
         if state != self.state {
             return Err(ProtectError::ImageDiffers { position: self.point.position });
@@ -139,41 +205,42 @@ impl BaseJob {
 struct Ready<'a> {
     packs: &'a mpsc::UnboundedSender<ReadyPack>,
     slots: &'a tokio::sync::Semaphore,
-    scratch: &'a Path,
+    parking: &'a Parking,
+    /// Unless the disk has refused one.
+    may_park: bool,
     board: &'a Board,
     count: u32,
 }
 
 impl Ready<'_> {
-    /// Lets a pack wait on disk; where there is no room, in memory, until the store has taken another.
-    fn park(&self, pack: Pack) -> ReadyPack {
-        let path = self.scratch.join(format!("pack-{}.partial", pack.digest));
-        match std::fs::write(&path, &pack.bytes) {
-            Ok(()) => ReadyPack::File(pack.digest, path),
-            Err(error) => {
-                tracing::debug!(%error, "a pack waits for the store, and the image with it");
-                let _ = std::fs::remove_file(path);
-                while !self.packs.is_closed() {
-                    if let Ok(permit) = self.slots.try_acquire() {
-                        permit.forget();
-                        break;
-                    }
-                    std::thread::sleep(ROOM_PAUSE);
-                }
-                ReadyPack::Memory(pack.digest, pack.bytes.into())
+    /// Where a pack waits for the store: in memory, or else on disk, or else with the image until there is room.
+    fn place(&mut self, pack: Pack) -> ReadyPack {
+        loop {
+            if let Ok(slot) = self.slots.try_acquire() {
+                slot.forget();
+                break;
             }
+            if self.may_park && self.parking.has_room(pack.bytes.len() as u64) {
+                match self.parking.park(&pack) {
+                    Ok(path) => return ReadyPack::File(pack.digest, path),
+                    Err(error) => {
+                        tracing::debug!(%error, "packs wait for the store in memory, and the image with them");
+                        self.may_park = false;
+                    }
+                }
+            }
+            if self.packs.is_closed() {
+                break;
+            }
+            std::thread::sleep(ROOM_PAUSE);
         }
+        ReadyPack::Memory(pack.digest, pack.bytes.into())
     }
 }
 
 impl Packed for Ready<'_> {
     fn pack(&mut self, pack: Pack) -> Result<(), ProtectError> {
-        let ready = if let Ok(permit) = self.slots.try_acquire() {
-            permit.forget();
-            ReadyPack::Memory(pack.digest, pack.bytes.into())
-        } else {
-            self.park(pack)
-        };
+        let ready = self.place(pack);
         self.packs.send(ready).map_err(|_| ProtectError::TaskDied { what: "base upload".into() })
     }
 
@@ -210,8 +277,8 @@ pub(crate) fn sweep(scratch: &Path) -> std::io::Result<()> {
 /// What decides when the next base is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BaseFacts {
-    /// When the state it holds was committed.
-    time: Timestamp,
+    /// The state it holds.
+    pub(crate) point: Point,
     /// Its bytes in the store, shared chunks included.
     bytes: u64,
 }
@@ -219,14 +286,14 @@ pub(crate) struct BaseFacts {
 impl BaseFacts {
     pub(crate) fn of(manifest: &Manifest) -> Self {
         let bytes = manifest.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        Self { time: manifest.time, bytes }
+        Self { point: Point { position: manifest.position, time: manifest.time }, bytes }
     }
 
     /// Whether the log since then, so many page versions in so many stored bytes, is more than a restore should replay:
     /// past the versions of the rule and a quarter of the base's bytes, whichever is later. Or it is simply old.
     pub(crate) fn is_outgrown(self, versions: u64, bytes: u64, now: Timestamp, rule: BaseRule) -> bool {
         let much = versions >= rule.versions && bytes >= self.bytes / 4;
-        let age = Duration::from_micros(u64::try_from(now.micros_since(self.time)).unwrap_or(0));
+        let age = Duration::from_micros(u64::try_from(now.micros_since(self.point.time)).unwrap_or(0));
         much || versions > 0 && rule.age.is_some_and(|max| age >= max)
     }
 }
@@ -246,29 +313,84 @@ impl Default for BaseRule {
     }
 }
 
-/// The base a position's history begins from, for the first chunk-sharing base after a start.
+/// The base before, as far as its packs are still in the store: what is not is stored again, and so a history whose packs
+/// were lost is whole again from the next base on.
+async fn reusable(
+    repository: &Repository,
+    database: DatabaseId,
+    upto: Position,
+    known: Option<Arc<Manifest>>,
+) -> Result<Option<Arc<Manifest>>, ProtectError> {
+    let previous = match known {
+        Some(known) => Some(known),
+        None => newest_manifest(repository, database, upto).await?,
+    };
+    let Some(mut previous) = previous else { return Ok(None) };
+    let listed: HashMap<Digest, u64> = repository.packs(database).await?.into_iter().collect();
+    let is_there = |pack: &PackRef| listed.get(&pack.digest) == Some(&pack.len);
+    if !previous.packs.iter().all(is_there) {
+        tracing::warn!("packs of the base at {} are not in the store: they are made anew", previous.position);
+        let Manifest { packs, chunks, .. } = Arc::make_mut(&mut previous);
+        chunks.retain(|chunk| packs.get(chunk.pack as usize).is_some_and(is_there));
+    }
+    Ok(Some(previous))
+}
+
+/// The base a position's history begins from, for the first chunk-sharing base after a start. One that cannot be read is
+/// none: then the next base shares nothing with it, and is whole.
 async fn newest_manifest(
     repository: &Repository,
     database: DatabaseId,
     upto: Position,
-) -> Option<Arc<Manifest>> {
-    let bases = repository.bases(database).await.ok()?;
-    let newest = bases
-        .into_iter()
-        .map(|(key, _)| key)
-        .filter(|key| key.position <= upto)
-        .max_by_key(|key| key.position)?;
-    let bytes = repository.get_base(&newest).await.ok()?;
-    Manifest::decode(&bytes).ok().map(Arc::new)
+) -> Result<Option<Arc<Manifest>>, ProtectError> {
+    let bases = repository.bases(database).await?;
+    let newest = bases.into_iter().map(|(key, _)| key).filter(|key| key.position <= upto);
+    let Some(newest) = newest.max_by_key(|key| key.position) else { return Ok(None) };
+    let manifest = match repository.get_base(&newest).await {
+        Ok(bytes) => Manifest::decode(&bytes).map_err(ProtectError::from),
+        Err(error) if error.kind() == ErrorKind::Damaged => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    if let Err(error) = &manifest {
+        tracing::warn!(error = %chain(error), "the base at {} cannot be read: the next one is made whole", newest.position);
+    }
+    Ok(manifest.ok().map(Arc::new))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{TimelineId, TxId};
+
+    #[test]
+    fn packs_wait_on_disk_up_to_a_limit_and_are_counted_as_spooled() {
+        let (folder, board) = (tempfile::tempdir().unwrap(), Board::new("app", PathBuf::new()));
+        let parking = Parking::new(folder.path().to_owned(), 100, board.clone());
+        let pack = Pack { digest: Digest::from_bytes([1; 32]), bytes: vec![1; 60] };
+        let path = parking.park(&pack).unwrap();
+        assert_eq!(board.now().spool_bytes, 60);
+        assert!(!parking.has_room(60), "past the limit");
+        parking.leave(&path, 60);
+        assert!(!path.exists());
+        assert_eq!(board.now().spool_bytes, 0);
+        parking.park(&pack).unwrap();
+        drop(parking);
+        assert_eq!(board.now().spool_bytes, 0, "given up");
+    }
+
+    #[test]
+    fn packs_leave_the_application_a_part_of_its_disk() {
+        let gib = 1 << 30;
+        assert!(leaves_enough(3 * gib, 10 * gib, gib));
+        assert!(!leaves_enough(3 * gib / 2, 10 * gib, gib), "1 GiB");
+        assert!(!leaves_enough(5 * gib, 100 * gib, gib), "a twentieth");
+    }
 
     #[test]
     fn a_base_is_outgrown_by_work_or_by_age_but_never_while_nothing_happens() {
-        let base = BaseFacts { time: Timestamp::from_micros(1_000_000), bytes: 4_000 };
+        let position = Position::new(TimelineId::FIRST, TxId::FIRST);
+        let point = Point { position, time: Timestamp::from_micros(1_000_000) };
+        let base = BaseFacts { point, bytes: 4_000 };
         let rule = BaseRule { versions: 100, age: Some(Duration::from_secs(60)) };
         let (soon, late) = (Timestamp::from_micros(2_000_000), Timestamp::from_micros(61_000_000));
         let outgrown = |versions, bytes, now| base.is_outgrown(versions, bytes, now, rule);

@@ -26,6 +26,8 @@ pub(crate) struct Driver {
     pub(crate) manifest: Option<Arc<Manifest>>,
     /// Until the journal says that it is used.
     pub(crate) unused_claim: RefCell<Option<OurClaim>>,
+    /// What is to be recorded next does not fit into the log: the next run begins with an image.
+    pub(crate) wants_image: bool,
 }
 
 /// How a run ended.

@@ -17,6 +17,9 @@ pub(super) const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// A checkpoint seen at every look for so long is no passing one.
 const WAITED_FOR_MAX: Duration = Duration::from_millis(100);
 
+/// A log that cannot be looked at for so long may be past every limit.
+const UNLOOKED_MAX: Duration = Duration::from_secs(2);
+
 /// Tells an application's checkpoint that waits for us, with all writers behind it, from one that passes.
 #[derive(Debug, Default)]
 pub(super) struct WaitedFor {
@@ -42,6 +45,8 @@ pub(super) struct Held {
     bytes_max: u64,
     source: Option<SqliteSource>,
     waited_for: WaitedFor,
+    /// Since when nobody can say how long the log is.
+    unlooked_since: Option<Instant>,
     /// It is not held again until protection begins.
     let_go: bool,
 }
@@ -53,7 +58,15 @@ impl Held {
         bytes_max: u64,
         source: Option<SqliteSource>,
     ) -> Self {
-        Self { path, options, bytes_max, source, waited_for: WaitedFor::default(), let_go: false }
+        Self {
+            path,
+            options,
+            bytes_max,
+            source,
+            waited_for: WaitedFor::default(),
+            unlooked_since: None,
+            let_go: false,
+        }
     }
 
     /// Opens the source, unless it is open or was let go of.
@@ -76,20 +89,24 @@ impl Held {
     /// Keeps the log, or lets go of one that has grown too long or that the application waits for.
     pub(super) fn check(&mut self) {
         let Some(source) = &mut self.source else { return };
-        let Ok(bytes) = source.hold().and_then(|()| source.log_bytes()) else {
-            // Whoever begins with this source will find out why.
-            return;
-        };
+        let bytes = source.hold().and_then(|()| source.log_bytes());
+        let since = self.unlooked_since.filter(|_| bytes.is_err());
+        self.unlooked_since = since.or_else(|| bytes.is_err().then(Instant::now));
+        let unlooked = since.is_some_and(|since| since.elapsed() >= UNLOOKED_MAX);
+        let bytes = bytes.unwrap_or(0);
         let reason = if bytes > self.bytes_max {
             "the log grew too long"
         } else if self.waited_for.look(source) {
             "the application waits to empty the log"
+        } else if unlooked {
+            // Whoever begins will find out why.
+            "nobody can say how long the log is"
         } else {
             return;
         };
         let path = self.path.display();
         tracing::warn!(%path, bytes, "protection cannot begin and {reason}: it is let go of, which makes a gap");
-        (self.source, self.let_go) = (None, true);
+        (self.source, self.let_go, self.unlooked_since) = (None, true, None);
     }
 
     /// The source, opened if it is not, for protection to begin.

@@ -145,9 +145,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether the records have grown past the table they change.
-    pub(crate) fn wants_compaction(&self, table: &PageTable) -> bool {
-        self.bytes > (4 << 20).max(u64::from(table.pages()) * 8)
+    /// Whether the records have grown past so many times the table they change.
+    pub(crate) fn wants_compaction(&self, table: &PageTable, times: u64) -> bool {
+        self.bytes > (4 << 20).max(u64::from(table.pages()) * 8) * times
     }
 
     /// Writes the whole table and drops the records before it.

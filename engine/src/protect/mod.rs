@@ -48,7 +48,6 @@ use crate::capture::sqlite::{SqliteOptions, SqliteSource, SqliteSourceError};
 use crate::capture::watch::Waker;
 use crate::ids::{DatabaseId, HostId, Position};
 use crate::repository::Repository;
-use crate::time::Timestamp;
 
 pub use crate::history::Point;
 pub use base::BaseRule;
@@ -84,7 +83,7 @@ pub struct ProtectOptions {
     pub segment_bytes: u64,
     /// Bytes that may wait for the store in memory.
     pub memory_queue_bytes: u64,
-    /// Bytes that may wait for the store on the local disk.
+    /// Bytes of the log that may wait for the store on the local disk, and as many of a base.
     pub spool_bytes: u64,
     /// With a full spool, the source's log may grow to this many bytes before it is let go of, which makes a gap.
     pub source_log_bytes: u64,
@@ -155,6 +154,7 @@ impl Protection {
         };
         let path = source.as_ref().map_or(options.source.as_path(), SqliteSource::path);
         let board = Board::new(&options.name, path.to_owned());
+        board.expect_interval(options.flush_interval);
         let waker = Waker::new().map_err(ProtectError::state(&options.state))?;
         let (sender, commands) = mpsc::channel();
         let name = options.name.clone();
@@ -167,6 +167,7 @@ impl Protection {
             waker: waker.clone(),
             manifest: None,
             unused_claim: RefCell::default(),
+            wants_image: false,
         };
         let (end, ended) = watch::channel(false);
         std::thread::Builder::new()
@@ -183,7 +184,7 @@ impl Protection {
     /// What an operator sees of it now.
     #[must_use]
     pub fn status(&self) -> ProtectionStatus {
-        self.board.at(Timestamp::now())
+        self.board.now()
     }
 
     /// Captures what is committed now, sends it on its way, and returns the last captured point; `None` when there is no

@@ -125,15 +125,13 @@ impl OutboxQueue {
         Some(next)
     }
 
-    /// The front group is durable. Returns the time of the first commit that is not.
-    pub(crate) fn done(&self) -> Option<Timestamp> {
+    /// The front group is durable.
+    pub(crate) fn done(&self) {
         let mut queue = self.lock();
         queue.shipments.pop_front();
         queue.taken = false;
-        let next = queue.shipments.front().and_then(|shipment| shipment.parts.first()).map(|part| part.from);
         drop(queue);
         self.publish();
-        next
     }
 
     /// Waits until something was pushed, or the queue was closed.
@@ -261,7 +259,11 @@ impl Outbox {
         memory + spooled < self.limits.spool / 2
     }
 
-    fn spool_all(&mut self) -> Result<(), ProtectError> {
+    /// Writes every closed part that is not durable to the spool; the oldest first, so that a full disk leaves no hole.
+    ///
+    /// # Errors
+    /// When the spool cannot be written.
+    pub(crate) fn spool_all(&mut self) -> Result<(), ProtectError> {
         let (spool, state) = (&self.spool, &self.state);
         let spool_part = |part: &mut Part| -> Result<(), ProtectError> {
             if let PartBody::Memory(bytes) = &part.body {
@@ -272,12 +274,12 @@ impl Outbox {
             }
             Ok(())
         };
-        self.unshipped.iter_mut().try_for_each(spool_part)?;
         let mut queue = self.queue.lock();
-        queue.shipments.iter_mut().flat_map(|shipment| &mut shipment.parts).try_for_each(spool_part)?;
+        let queued = queue.shipments.iter_mut().flat_map(|shipment| &mut shipment.parts);
+        let spooled = queued.chain(&mut self.unshipped).try_for_each(spool_part);
         drop(queue);
         self.queue.publish();
-        Ok(())
+        spooled
     }
 }
 
@@ -343,6 +345,23 @@ mod tests {
             queue.take().map(|shipment| (shipment.range.first().get(), shipment.range.count()))
         });
         assert_eq!(firsts.collect::<Vec<_>>(), [(2, 2), (4, 1), (5, 1), (6, 2)]);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_leaves_no_hole_in_the_spool() {
+        let state = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(state.path(), OutboxLimits { memory: 1000, spool: 1000 });
+        outbox.push(part(1, 10));
+        outbox.ship();
+        outbox.push(part(2, 10));
+        // The older of the two cannot be written.
+        let older = outbox.spool.scratch(&TxId::FIRST.to_string());
+        std::fs::create_dir(&older).unwrap();
+        assert!(outbox.spool_all().is_err());
+        std::fs::remove_dir(&older).unwrap();
+        assert_eq!(outbox.spool.parts().unwrap(), []);
+        outbox.spool_all().unwrap();
+        assert_eq!(outbox.spool.parts().unwrap().len(), 2);
     }
 
     #[test]

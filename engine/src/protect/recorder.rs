@@ -29,6 +29,10 @@ use crate::transaction::{Transaction, TxFlags};
 /// Clocks of the file system and of the system differ by up to this; smaller steps back are not worth a flag. 50 ms.
 const CLOCK_SLACK_MICROS: i64 = 50_000;
 
+const CLOCK_HELD: &str = "the clock has stepped back: commit times are held until it catches up";
+/// While commits come all the time, the records of the journal may grow to so many times their usual limit.
+const RESTLESS_RECORDS: u64 = 4;
+
 /// What is particular about the transactions to come.
 #[derive(Clone, Copy, Debug)]
 struct Special {
@@ -50,11 +54,15 @@ pub(crate) struct Recorder {
     special: Option<Special>,
     /// Up to here nothing went unseen before this run.
     watched_until: Timestamp,
+    /// The latest moment before which everything committed has been recorded.
+    looked: Timestamp,
     previous: Vec<u8>,
     /// Pages of the transaction under way.
     pages: u32,
-    /// Why the open part cannot go on after a rollback.
+    /// Why the open part cannot go on after a rollback, nor be closed.
     broken: Option<EncodeError>,
+    /// Commit times are being held, and the log says so already.
+    clock_held: bool,
     /// The source is not what is recorded.
     differs: bool,
     /// Something that is captured was lost on its way to the outbox: what follows would have a hole before it.
@@ -98,9 +106,11 @@ impl Recorder {
             open: None,
             special: None,
             watched_until,
+            looked: Timestamp::MIN,
             previous: Vec::new(),
             pages: 0,
             broken: None,
+            clock_held: false,
             differs: false,
             lost: false,
             last_shipped: None,
@@ -175,15 +185,20 @@ impl Recorder {
     }
 
     /// Writes the page table whole, at a quiet moment or a stop.
+    ///
+    /// After it only the newest state can be gone back to. So whatever leads there and is not durable has to be where a
+    /// kill does not reach it.
     pub(crate) fn compact_journal(&mut self) -> Result<(), ProtectError> {
         self.not_lost()?;
+        self.outbox.spool_all()?;
         self.mark.stored = self.board.stored_tx(self.mark.timeline);
         self.journal.compact(&self.mark, &self.table).map_err(|source| self.outbox.state_error(source))
     }
 
-    /// Whether the next start would read more records than a table.
-    pub(crate) fn wants_compaction(&self) -> bool {
-        self.open.is_none() && self.journal.wants_compaction(&self.table)
+    /// Whether the next start would read more records than a table: some more at a quiet moment, many more at any.
+    pub(crate) fn wants_compaction(&self, quiet: bool) -> bool {
+        let times = if quiet { 1 } else { RESTLESS_RECORDS };
+        self.open.is_none() && self.journal.wants_compaction(&self.table, times)
     }
 
     /// The state without a change of the database: the source's log has been changed under the same state.
@@ -227,7 +242,9 @@ impl Recorder {
     }
 
     fn flags_of_next(&mut self, commit_time: Timestamp) -> (TxFlags, Timestamp, Timestamp) {
-        let last = self.mark.time;
+        // When a clock steps back nothing can have been committed up to the last look before it did, so what comes is
+        // held at that: at the last commit's time it would be taken for what was there right after that one.
+        let last = self.mark.time.max(self.looked);
         match &mut self.special {
             Some(special) if special.shared_time.is_none() => {
                 let time = commit_time.max(special.not_before);
@@ -237,10 +254,19 @@ impl Recorder {
             Some(Special { shared_time: Some(time), .. }) => (TxFlags::NONE, *time, *time),
             _ => {
                 let held = last.micros_since(commit_time) > CLOCK_SLACK_MICROS;
-                let time = commit_time.max(last);
-                (TxFlags { held_clock: held, ..TxFlags::NONE }, time, time)
+                self.board.concern("clock", held.then(|| CLOCK_HELD.into()));
+                self.clock_held &= held;
+                let time = commit_time.max(if held { last } else { self.mark.time });
+                // Once for all of the time it lasts: a flag begins a segment.
+                let flags = TxFlags { held_clock: held && !self.clock_held, ..TxFlags::NONE };
+                (flags, time, time)
             }
         }
+    }
+
+    /// All that was committed before this moment has been recorded.
+    pub(crate) fn looked(&mut self, moment: Timestamp) {
+        self.looked = self.looked.max(moment);
     }
 
     /// Of the transaction under way.
@@ -278,6 +304,10 @@ impl Recorder {
     fn close_part(&mut self) -> Result<(), ProtectError> {
         self.not_lost()?;
         let Some(open) = self.open.take() else { return Ok(()) };
+        if let Some(error) = self.broken.take() {
+            self.lost = true;
+            return Err(error.into());
+        }
         if open.committed == 0 {
             return Ok(());
         }
@@ -297,7 +327,7 @@ impl Recorder {
         let range = finished.header.range;
         let body = finished
             .frames
-            .into_part(&finished.prologue, || self.outbox.spool().path(range))
+            .into_part(&finished.prologue, finished.header.frames_len, || self.outbox.spool().path(range))
             .map_err(|source| self.outbox.state_error(source))?;
         self.mark.log_bytes += body.len();
         failpoint::hit("part_closed");
@@ -351,9 +381,6 @@ impl Sink for Recorder {
         self.table.resize(commit.image_pages);
         let state = self.table.state();
         let (flags, not_before, time) = self.flags_of_next(commit.time);
-        if flags.held_clock {
-            self.board.note("the clock has stepped back: commit times are held until it catches up".into());
-        }
         // Only the first transaction of a part can carry a flag. A held clock lasts, so the next part tells of it.
         let first_of_part = self.open.as_ref().is_none_or(|open| open.committed == 0);
         let flags = if first_of_part { flags } else { TxFlags::NONE };
@@ -375,6 +402,7 @@ impl Sink for Recorder {
         open.changes.extend_from_slice(&changes);
         open.committed += 1;
         self.mark.tx = Some(tx);
+        self.clock_held |= flags.held_clock;
         if flags.needs_base {
             self.mark.needs_base = Some(tx);
         }
@@ -425,42 +453,101 @@ fn is_zeros(page: PageNo, known: Option<PageHash>, buffer: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::ids::TimelineId;
+    use crate::ids::{Digest, TimelineId};
     use crate::page::PageSize;
     use crate::protect::frames::PartBody;
     use crate::protect::outbox::{OutboxLimits, OutboxQueue};
     use crate::protect::spool::Spool;
-    use crate::segment::{Prologue, chain_start};
+    use crate::segment::Prologue;
 
-    fn recorder(state: &std::path::Path) -> (Recorder, OutboxQueue) {
-        let database = DatabaseId::from_bytes([1; 8]);
-        let mut table = PageTable::new(PageSize::MIN, None);
-        table.resize(2);
-        table.commit();
+    const SIZE: usize = 512;
+
+    fn recorder(state: &Path) -> (Recorder, OutboxQueue) {
+        let page_size = PageSize::new(SIZE as u32).unwrap();
         let mark = Mark {
-            database,
+            database: DatabaseId::from_bytes([1; 8]),
             timeline: TimelineId::FIRST,
             claim: [7; 8],
             tx: Some(TxId::FIRST),
-            time: Timestamp::from_micros(0),
-            chain: chain_start(database, TimelineId::FIRST),
-            page_size: PageSize::MIN,
-            image_pages: 2,
+            time: Timestamp::from_micros(1_000_000_000),
+            chain: Digest::from_bytes([3; 32]),
+            page_size,
+            image_pages: 0,
             stored: None,
             needs_base: None,
             log_versions: 0,
             log_bytes: 0,
             resume: Vec::new(),
         };
-        let board = Board::new("app", state.to_owned());
+        let (board, table) = (Board::new("app", state.to_owned()), PageTable::new(page_size, None));
         let queue = OutboxQueue::new(board.clone());
         let spool = Spool::open(state, TimelineId::FIRST).unwrap();
         let limits = OutboxLimits { memory: 1 << 20, spool: 1 << 20 };
         let outbox = Outbox::new(queue.clone(), spool, state.to_owned(), limits);
         let journal = Journal::start(state, &mark, &table).unwrap();
-        let recorder = Recorder::new(mark, table, journal, outbox, board, Timestamp::from_micros(0));
-        (recorder, queue)
+        let watched_until = mark.time;
+        (Recorder::new(mark, table, journal, outbox, board, watched_until), queue)
+    }
+
+    fn commit_at(recorder: &mut Recorder, micros: i64) {
+        let page = PageNo::new(1).unwrap();
+        let image = [micros.to_le_bytes()[1]; SIZE];
+        recorder.page(page, &image, &mut |_| Previous::Unknown).unwrap();
+        let time = Timestamp::from_micros(micros);
+        recorder.commit(Commit { image_pages: 1, time, resume: Vec::new() }).unwrap();
+        recorder.ship(Instant::now()).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_stays_back_is_told_and_flagged_once() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, queue) = recorder(state.path());
+        let told = |recorder: &Recorder| recorder.board.now().reasons.contains(&CLOCK_HELD.to_owned());
+        // Something under way, so that what follows waits together.
+        commit_at(&mut recorder, 1_000_000_001);
+        assert_eq!(queue.take().unwrap().range.count(), 1);
+        (0..5).for_each(|step| commit_at(&mut recorder, 900_000_000 + step));
+        assert!(told(&recorder));
+        queue.done();
+        let shipment = queue.take().unwrap();
+        let flagged: Vec<_> = shipment.parts.iter().map(|part| part.flags.held_clock).collect();
+        assert_eq!(flagged, [true, false, false, false, false], "one segment");
+        commit_at(&mut recorder, 1_000_000_002);
+        assert!(!told(&recorder), "it has caught up");
+        commit_at(&mut recorder, 900_000_000);
+        queue.done();
+        let flags =
+            |shipment: crate::protect::outbox::Shipment| shipment.parts.first().unwrap().flags.held_clock;
+        assert!(!flags(queue.take().unwrap()));
+        queue.done();
+        assert!(flags(queue.take().unwrap()), "another time");
+    }
+
+    #[test]
+    fn a_part_whose_frames_could_not_be_taken_back_is_not_closed() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, queue) = recorder(state.path());
+        let page = PageNo::new(1).unwrap();
+        recorder.page(page, &[1; SIZE], &mut |_| Previous::Unknown).unwrap();
+        let time = Timestamp::from_micros(1_000_000_001);
+        recorder.commit(Commit { image_pages: 1, time, resume: Vec::new() }).unwrap();
+        recorder.broken = Some(EncodeError::Sink(std::io::ErrorKind::StorageFull.into()));
+        assert!(matches!(recorder.secure(), Err(ProtectError::Encode(_))));
+        assert!(matches!(recorder.ship(Instant::now()), Err(ProtectError::PartLost)));
+        assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn the_journal_forgets_older_marks_only_when_the_parts_since_are_in_the_spool() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut recorder, _queue) = recorder(state.path());
+        (0..3).for_each(|step| commit_at(&mut recorder, 1_000_000_001 + step));
+        assert_eq!(recorder.outbox().spool().parts().unwrap(), []);
+        recorder.compact_journal().unwrap();
+        assert_eq!(recorder.outbox().spool().parts().unwrap().len(), 3);
     }
 
     /// The transactions that are on their way.
@@ -476,57 +563,22 @@ mod tests {
         transactions
     }
 
-    fn commit(recorder: &mut Recorder, seconds: i64) {
-        let page = PageNo::new(1).unwrap();
-        recorder.page(page, &[seconds as u8; 512], &mut |_| Previous::Unknown).unwrap();
-        let time = Timestamp::from_micros(seconds * 1_000_000);
-        recorder.commit(Commit { image_pages: 2, time, resume: Vec::new() }).unwrap();
-    }
-
     #[test]
-    fn commit_times_are_held_while_the_clock_is_behind_and_flagged() {
+    fn commits_after_a_step_back_of_the_clock_are_held_at_the_last_look_before_it() {
         let state = tempfile::tempdir().unwrap();
         let (mut recorder, queue) = recorder(state.path());
-        let clock = [100, 200, 140, 141, 150, 199, 200, 230, 10, 231, 240];
-        for seconds in clock {
-            commit(&mut recorder, seconds);
-            recorder.ship(Instant::now()).unwrap();
-        }
-        let found: Vec<_> =
-            shipped(&queue).iter().map(|tx| (tx.time.as_micros() / 1_000_000, tx.flags.held_clock)).collect();
-        let held = |seconds| (seconds, true);
-        let seen = |seconds| (seconds, false);
-        let expected = [
-            seen(100),
-            seen(200),
-            held(200),
-            held(200),
-            held(200),
-            held(200),
-            seen(200),
-            seen(230),
-            held(230),
-            seen(231),
-            seen(240),
-        ];
-        assert_eq!(found, expected);
-    }
-
-    /// Only the first transaction of a part can carry the flag; the times of the others never decrease all the same.
-    #[test]
-    fn a_clock_that_steps_back_amid_a_part_never_makes_times_decrease() {
-        let state = tempfile::tempdir().unwrap();
-        let (mut recorder, queue) = recorder(state.path());
-        for seconds in [100, 200, 50, 60] {
-            commit(&mut recorder, seconds);
-        }
-        recorder.ship(Instant::now()).unwrap();
-        commit(&mut recorder, 70);
-        recorder.ship(Instant::now()).unwrap();
+        let seconds = |seconds: i64| 1_000_000_000 + seconds * 1_000_000;
+        let mut commit = |at: i64| commit_at(&mut recorder, seconds(at));
+        [100, 200].into_iter().for_each(&mut commit);
+        // The clock went on for a while before it stepped back.
+        recorder.looked(Timestamp::from_micros(seconds(250)));
+        let mut commit = |at: i64| commit_at(&mut recorder, seconds(at));
+        [50, 60, 240, 300].into_iter().for_each(&mut commit);
         let found = shipped(&queue);
-        let times: Vec<_> = found.iter().map(|tx| tx.time.as_micros() / 1_000_000).collect();
-        assert_eq!(times, [100, 200, 200, 200, 200]);
-        assert!(found[4].flags.held_clock, "the next part tells of a clock that is still behind");
+        let times: Vec<_> = found.iter().map(|tx| tx.time.as_micros()).collect();
+        assert_eq!(times, [100, 200, 250, 250, 250, 300].map(seconds));
+        let held: Vec<_> = found.iter().map(|tx| tx.flags.held_clock).collect();
+        assert_eq!(held, [false, false, true, false, false, false]);
         assert!(found.iter().all(|tx| tx.not_before <= tx.time));
     }
 }

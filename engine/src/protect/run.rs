@@ -9,6 +9,7 @@ use crate::base::Manifest;
 use crate::capture::sink::{Commit, Image, Previous, Sink};
 use crate::capture::sqlite::{CaptureError, Polled, SourceEvent, SqliteSource};
 use crate::failpoint;
+use crate::history::Point;
 use crate::page::{PageHash, PageNo};
 use crate::protect::ProtectOptions;
 use crate::protect::base::{BaseFacts, BaseJob};
@@ -21,7 +22,7 @@ use crate::protect::held::{CHECK_EVERY, Held, WaitedFor};
 use crate::protect::outbox::OutboxQueue;
 use crate::protect::recorder::{LogSize, Recorder};
 use crate::protect::scan::Scan;
-use crate::protect::ship::chain;
+use crate::protect::ship::{chain, explained};
 use crate::protect::wiring;
 use crate::time::Timestamp;
 use crate::transaction::TxFlags;
@@ -36,6 +37,9 @@ const AWAY_PAUSE: Duration = Duration::from_millis(200);
 const SHIP_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a difference recorded between two questions whether somebody waits for us: some 10 ms.
 const DIFFERENCE_STEP: usize = 1 << 20;
+/// How long somebody who asks waits for an index that is torn, and between two looks at it.
+const TORN_PATIENCE: Duration = Duration::from_millis(100);
+const TORN_PAUSE: Duration = Duration::from_micros(200);
 /// Between two attempts at a base.
 const BASE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -52,10 +56,25 @@ pub(super) struct Run {
     base: Option<BaseFacts>,
     /// The moment before the last look that captured all there was.
     looked: Timestamp,
+    /// The source has changed under its name: what was captured of late may not be what it holds.
+    changed: bool,
     alive_noted: Option<Instant>,
     alive_before: Timestamp,
     /// With a full spool.
     waited_for: WaitedFor,
+}
+
+/// Where a run goes on.
+struct Place {
+    recorder: Recorder,
+    queue: OutboxQueue,
+    shipping: tokio::task::JoinHandle<()>,
+    /// What was found and is not recorded.
+    record: Record,
+    has_history: bool,
+    base: Option<BaseFacts>,
+    /// Up to here nothing went unseen before this run.
+    alive_before: Timestamp,
 }
 
 /// A base that is being made. Given up when dropped.
@@ -82,37 +101,23 @@ impl Drop for Run {
 
 impl Run {
     /// Finds the source as it is and records what its log does not tell. `None` when it should begin again.
+    ///
+    /// After an error the log is held, before this lets go of it: an interruption is no reason for a gap.
     pub(super) fn begin(
         driver: &mut Driver,
-        mut source: SqliteSource,
+        held: &mut Held,
         beginning: Beginning,
     ) -> Result<Option<Self>, ProtectError> {
-        let options = &driver.options;
-        let alive_before = read_alive(options).max(beginning.mark.time);
-        if let Some(note) = &beginning.note {
-            driver.board.note(note.clone());
-        }
-        if beginning.base.is_some() {
-            driver.board.base_ready();
-        } else {
-            driver.board.base_missing();
-        }
-        let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
-        driver.board.update(|status| status.database = Some(beginning.mark.database));
-        if found::leaves_spool(&beginning, &attach) {
-            // There is a gap already, and nobody should wait for the store.
-            source.release();
-            return wiring::ship_spool(driver, beginning).map(|()| None);
-        }
-        let has_history = beginning.state.is_some();
-        let base = beginning.base;
-        let Found { mark, table, record, journal, spooled, stored } =
-            found::find(driver, &mut source, beginning, &attach)?;
-        let (recorder, queue, shipping) =
-            wiring::set_up(driver, (mark, table), journal.as_ref(), spooled, stored, alive_before)?;
-        if !matches!(record, Record::Nothing) {
-            failpoint::hit("found_not_recorded");
-        }
+        let mut source = held.take()?;
+        let Place { recorder, queue, shipping, record, has_history, base, alive_before } =
+            match Self::find(driver, &mut source, beginning) {
+                Ok(Some(place)) => place,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    let _ = held.hold();
+                    return Err(error);
+                }
+            };
         let mut run = Self {
             source,
             recorder,
@@ -123,12 +128,56 @@ impl Run {
             no_base_before: None,
             base,
             looked: alive_before,
+            changed: false,
             alive_noted: None,
             alive_before,
             waited_for: WaitedFor::default(),
         };
-        run.record_found(driver, record, has_history)?;
+        if let Err(error) = run.record_found(driver, record, has_history) {
+            let _ = held.hold();
+            return Err(error);
+        }
         Ok(Some(run))
+    }
+
+    /// Finds where the source's log goes on, or what its state is, and sets up what lies between it and the store.
+    fn find(
+        driver: &mut Driver,
+        source: &mut SqliteSource,
+        mut beginning: Beginning,
+    ) -> Result<Option<Place>, ProtectError> {
+        let options = &driver.options;
+        let alive_before = read_alive(options).max(beginning.mark.time);
+        if let Some(note) = &beginning.note {
+            driver.board.note(note.clone());
+        }
+        driver.board.update(|status| status.base.newest = beginning.base.map(|base| base.point));
+        if beginning.base.is_some() {
+            driver.board.base_ready();
+        } else {
+            driver.board.base_missing();
+        }
+        let has_history = beginning.state.is_some();
+        if driver.wants_image {
+            // Of a state that nobody knows no difference can be told.
+            (beginning.table, beginning.state) = (None, None);
+        }
+        let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
+        driver.board.update(|status| status.database = Some(beginning.mark.database));
+        if found::leaves_spool(&beginning, &attach) {
+            // There is a gap already, and nobody should wait for the store.
+            source.release();
+            return wiring::ship_spool(driver, beginning).map(|()| None);
+        }
+        let base = beginning.base;
+        let Found { mark, table, record, journal, spooled, stored } =
+            found::find(driver, source, beginning, &attach)?;
+        let (recorder, queue, shipping) =
+            wiring::set_up(driver, (mark, table), journal.as_ref(), spooled, stored, alive_before)?;
+        if !matches!(record, Record::Nothing) {
+            failpoint::hit("found_not_recorded");
+        }
+        Ok(Some(Place { recorder, queue, shipping, record, has_history, base, alive_before }))
     }
 
     /// Makes safe what is captured, ships what can be, and lets go of the source.
@@ -143,12 +192,19 @@ impl Run {
         if stopping && secured.is_ok() {
             let _ = self.recorder.ship(Instant::now());
             let _ = self.recorder.compact_journal();
-            // In the store or in the spool.
-            self.note_alive(driver, self.looked);
+            if !self.changed {
+                // In the store or in the spool.
+                self.note_alive(driver, self.looked);
+            }
         }
         self.source.release();
         self.queue.close();
-        let patience = if stopping { driver.options.stop_patience } else { SHIP_PATIENCE };
+        let patience = match stopping {
+            true => driver.options.stop_patience,
+            // What waits for a first base that is given up now does not arrive.
+            false if !driver.board.has_base() => Duration::ZERO,
+            false => SHIP_PATIENCE,
+        };
         let until = Instant::now() + patience;
         while !self.shipping.is_finished() && Instant::now() < until {
             let slice = async { tokio::time::timeout(CHECK_EVERY, &mut self.shipping).await };
@@ -161,12 +217,29 @@ impl Run {
         secured
     }
 
-    /// Captures what is committed now.
+    /// Captures what is committed now, if the source can tell (see [`Polled::complete`]).
     fn look(&mut self) -> Result<Polled, CaptureError<ProtectError>> {
         let looked = Timestamp::now();
         let polled = self.source.poll(&mut self.recorder)?;
-        self.looked = looked;
+        if polled.complete {
+            self.looked = looked;
+            self.recorder.looked(looked);
+        }
+        self.changed |= polled.event.is_some();
         Ok(polled)
+    }
+
+    /// Captures everything that is committed now, or gives up soon: the index is torn for microseconds only, unless its
+    /// writer has died.
+    fn look_complete(&mut self) -> Result<Polled, CaptureError<ProtectError>> {
+        let until = Instant::now() + TORN_PATIENCE;
+        loop {
+            let polled = self.look()?;
+            if polled.complete || polled.event.is_some() || Instant::now() >= until {
+                return Ok(polled);
+            }
+            std::thread::sleep(TORN_PAUSE);
+        }
     }
 
     /// Records the state the source was found in, when its log did not lead there.
@@ -187,6 +260,8 @@ impl Run {
                 driver.board.base_missing();
                 let (table, commit) = (scan.table().clone(), self.found_commit(&scan));
                 self.recorder.record_image(table, commit, has_history, self.alive_before)?;
+                driver.wants_image = false;
+                driver.board.update(|status| status.gaps_total += u64::from(has_history));
                 self.base_wanted = true;
                 scan
             }
@@ -261,6 +336,7 @@ impl Run {
             board: driver.board.clone(),
             epoch: driver.board.base_epoch(),
             scratch: driver.options.state.clone(),
+            parked_max: driver.options.spool_bytes,
         };
         let (send, done) = oneshot::channel();
         let waker = driver.waker.clone();
@@ -288,6 +364,8 @@ impl Run {
             Ok(manifest) => {
                 self.recorder.base_made(covered);
                 self.base = Some(BaseFacts::of(&manifest));
+                driver.board.concern("base", None);
+                driver.board.concern("first base", None);
                 driver.manifest = Some(manifest);
             }
             Err(error @ ProtectError::ImageDiffers { .. }) => {
@@ -297,8 +375,9 @@ impl Run {
                 return Err(error);
             }
             Err(error) => {
-                tracing::error!(error = %chain(&error), "a base could not be made, trying again in {BASE_PAUSE:?}");
-                driver.board.note(format!("a base could not be made: {}", chain(&error)));
+                driver
+                    .board
+                    .concern("base", Some(format!("a base could not be made: {}", explained(&error))));
                 (self.base_wanted, self.no_base_before) = (true, Some(Instant::now() + BASE_PAUSE));
             }
         }
@@ -312,6 +391,7 @@ impl Run {
                 return Ok(ended);
             }
             self.take_base(driver)?;
+            self.must_ship(driver)?;
             let polled = match self.look() {
                 Ok(polled) => polled,
                 Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {
@@ -327,12 +407,25 @@ impl Run {
             if let Some(event) = polled.event {
                 return self.obey_event(driver, &event);
             }
-            driver.board.looked(self.looked);
+            if polled.complete {
+                driver.board.looked(self.looked);
+            }
             self.flush(driver)?;
             self.upkeep(driver, polled.transactions == 0)?;
             let wait = self.recorder.ship_in(driver.options.flush_interval, Instant::now());
             self.source.wait(&driver.waker, wait.map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX)));
         }
+    }
+
+    /// An error when nobody ships any more: what is captured would wait for ever.
+    fn must_ship(&mut self, driver: &Driver) -> Result<(), ProtectError> {
+        if !self.shipping.is_finished() {
+            return Ok(());
+        }
+        Err(match driver.runtime.block_on(&mut self.shipping) {
+            Ok(()) => ProtectError::PartLost,
+            Err(died) => ProtectError::TaskDied { what: format!("shipping: {died}") },
+        })
     }
 
     /// Ships when the interval has passed or enough has gathered.
@@ -357,7 +450,7 @@ impl Run {
             let image = self.source.image(&mut self.recorder, &driver.options.state)?;
             self.make_base(driver, image)?;
         }
-        if quiet && self.recorder.wants_compaction() {
+        if self.recorder.wants_compaction(quiet) {
             self.recorder.compact_journal()?;
         }
         // What is captured and not durable yet may be lost with this process and found again as unwatched: so the mark
@@ -383,23 +476,49 @@ impl Run {
         loop {
             match driver.commands.next() {
                 Some(Command::Stop) => {
-                    if let Err(error) = self.look() {
-                        tracing::warn!(error = %chain(&error), "the last commits may not be captured");
+                    let why = match self.look_complete() {
+                        Ok(polled) if polled.complete => None,
+                        Ok(polled) => {
+                            Some(polled.event.map_or("its index is torn".to_owned(), |e| format!("{e:?}")))
+                        }
+                        Err(error) => Some(chain(&error)),
+                    };
+                    if let Some(why) = why {
+                        tracing::warn!("the last commits may not be captured: {why}");
                     }
                     return Ok(Some(Ended::Stopped));
                 }
-                Some(Command::Flush(reply)) => match self.look() {
-                    Ok(_) => {
-                        self.recorder.ship(Instant::now())?;
-                        let _ = reply.send(self.recorder.point());
+                Some(Command::Flush(reply)) => {
+                    if let Some(ended) = self.flush_for(driver, reply)? {
+                        return Ok(Some(ended));
                     }
-                    // Who asked is told by the reply that never comes; the log is held on to.
-                    Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {}
-                    Err(error) => return Err(error.into()),
-                },
+                }
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Captures and ships what is committed now, and says so only if that is all there is. Else who asked is told by the
+    /// reply that never comes.
+    fn flush_for(
+        &mut self,
+        driver: &Driver,
+        reply: oneshot::Sender<Option<Point>>,
+    ) -> Result<Option<Ended>, ProtectError> {
+        let polled = match self.look_complete() {
+            Ok(polled) => polled,
+            // The log is held on to.
+            Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(event) = polled.event {
+            return self.obey_event(driver, &event).map(Some);
+        }
+        self.recorder.ship(Instant::now())?;
+        if polled.complete {
+            let _ = reply.send(self.recorder.point());
+        }
+        Ok(None)
     }
 
     fn obey_event(&self, driver: &Driver, event: &SourceEvent) -> Result<Ended, ProtectError> {
@@ -415,6 +534,12 @@ impl Run {
             return Ok(None);
         }
         self.source.release();
+        if !driver.board.has_base() {
+            // The log waits for the first base, and its image has gone with the source: there will be no room. Nothing of
+            // it was promised.
+            driver.board.concern("first base", Some(too_small_for_first_base(driver.options.spool_bytes)));
+            return Ok(Some(Ended::Again));
+        }
         driver.board.source_trouble(Some(
             "the store takes too little and the spool is full: commits are not captured singly until there is room".into(),
         ));
@@ -422,9 +547,17 @@ impl Run {
             if let Some(Command::Stop) = driver.commands.next_within(AWAY_PAUSE) {
                 return Ok(Some(Ended::Stopped));
             }
+            self.must_ship(driver)?;
         }
         Ok(Some(Ended::Again))
     }
+}
+
+fn too_small_for_first_base(spool_bytes: u64) -> String {
+    format!(
+        "the spool ({spool_bytes} bytes) was full before the first base was stored, which is begun anew: give it more room, \
+         or the store more bandwidth"
+    )
 }
 
 fn read_alive(options: &ProtectOptions) -> Timestamp {

@@ -5,10 +5,11 @@
 //! together, so a slow store gets larger segments, not more of them at once.
 //!
 //! A put that fails is tried again for ever, with growing pauses: the commits are in memory or in the spool, and the
-//! operator sees the reason in the status. Segments are content-addressed and created only if absent, so a put whose
+//! operator sees the reason in the status. Only a part that has gone from the spool cannot be had again: then the task ends,
+//! and the run with it, and the next one looks what is missing. Segments are content-addressed and created only if absent, so a put whose
 //! answer was lost is simply put again.
 
-use std::path::PathBuf;
+use std::io;
 use std::time::Duration;
 
 use crate::digest::Hasher;
@@ -19,6 +20,7 @@ use crate::ids::{DatabaseId, Digest, Position, TimelineId};
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
 use crate::protect::outbox::{OutboxQueue, Shipment};
+use crate::protect::spool::Spool;
 use crate::protect::status::Board;
 use crate::repository::Repository;
 use crate::store::Body;
@@ -36,12 +38,12 @@ pub(crate) struct Shipper {
     pub(crate) timeline: TimelineId,
     pub(crate) queue: OutboxQueue,
     pub(crate) board: Board,
-    /// The spool folder, where durable parts are deleted.
-    pub(crate) scratch: PathBuf,
+    /// Where durable parts are deleted.
+    pub(crate) spool: Spool,
 }
 
 impl Shipper {
-    /// Runs until the queue is closed and everything in it is durable.
+    /// Runs until the queue is closed and everything in it is durable, or until something of it is lost.
     pub(crate) async fn run(self) {
         let mut looked = tokio::time::Instant::now();
         while !self.queue.is_finished() {
@@ -49,7 +51,10 @@ impl Shipper {
                 self.queue.arrival().await;
                 continue;
             };
-            let bytes = self.put(&shipment).await;
+            let Some(bytes) = self.put(&shipment).await else {
+                tracing::error!(range = ?shipment.range, "a captured part is gone from the spool folder");
+                return;
+            };
             self.stored(&shipment, bytes);
             if looked.elapsed() >= CLAIM_LOOK {
                 looked = tokio::time::Instant::now();
@@ -58,10 +63,18 @@ impl Shipper {
         }
     }
 
-    /// Puts one group until it is durable; gives its bytes.
-    async fn put(&self, shipment: &Shipment) -> u64 {
+    /// Puts one group until it is durable; gives its bytes. `None` when a part of it is gone.
+    async fn put(&self, shipment: &Shipment) -> Option<u64> {
         self.board.until_based().await;
-        until_durable(&self.board, "commits", || self.try_put(shipment)).await
+        let put = || async {
+            match self.try_put(shipment).await {
+                Err(ProtectError::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Ok(None)
+                }
+                put => put.map(Some),
+            }
+        };
+        until_durable(&self.board, "commits", put).await
     }
 
     async fn try_put(&self, shipment: &Shipment) -> Result<u64, ProtectError> {
@@ -86,32 +99,27 @@ impl Shipper {
     }
 
     fn stored(&self, shipment: &Shipment, bytes: u64) {
-        for part in &shipment.parts {
-            let _ = std::fs::remove_file(self.scratch.join(format!(
-                "{}-{}.part",
-                part.range.first(),
-                part.range.last()
-            )));
-        }
+        // Before they are deleted: else the capture thread would write those in memory to the spool again.
+        self.queue.done();
+        shipment.parts.iter().for_each(|part| self.spool.remove(part.range));
         failpoint::hit("spool_after_delete");
-        let next = self.queue.done();
         self.board.update(|status| {
             status.segments_total += 1;
             status.stored_bytes_total += bytes;
         });
         if let Some(last) = shipment.parts.last() {
             let position = Position::new(self.timeline, shipment.range.last());
-            self.board.stored(Point { position, time: last.to }, next);
+            self.board.stored(Point { position, time: last.to });
         }
     }
 
-    fn state_error(&self, source: std::io::Error) -> ProtectError {
-        ProtectError::State { folder: self.scratch.clone(), source }
+    fn state_error(&self, source: io::Error) -> ProtectError {
+        ProtectError::State { folder: self.spool.folder().to_owned(), source }
     }
 }
 
 /// Puts again and again until it is durable, with growing pauses. The status and the log say what is in the way.
-pub(crate) async fn until_durable<F, T, E>(board: &Board, what: &str, put: impl Fn() -> F) -> T
+pub(crate) async fn until_durable<F, T, E>(board: &Board, what: &'static str, put: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, E>>,
     E: Explain,
@@ -120,11 +128,11 @@ where
     loop {
         match put().await {
             Ok(stored) => {
-                board.store_trouble(None);
+                board.store_trouble(what, None);
                 return stored;
             }
             Err(error) => {
-                board.store_trouble(Some(format!("cannot store {what}: {}", explained(&error))));
+                board.store_trouble(what, Some(format!("cannot store {what}: {}", explained(&error))));
                 tracing::warn!(error = %chain(&error), "cannot store {what}, trying again in {pause:?}");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -134,7 +142,7 @@ where
 }
 
 /// The digest of a group's bytes; parts in files are read through on a blocking thread.
-async fn digest(hasher: &Hasher, shipment: &Shipment) -> std::io::Result<Digest> {
+async fn digest(hasher: &Hasher, shipment: &Shipment) -> io::Result<Digest> {
     let mut hashing = hasher.start();
     let body = body(shipment)?;
     let hash = move || {
@@ -147,11 +155,11 @@ async fn digest(hasher: &Hasher, shipment: &Shipment) -> std::io::Result<Digest>
     if in_memory {
         return hash();
     }
-    tokio::task::spawn_blocking(hash).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
+    tokio::task::spawn_blocking(hash).await.unwrap_or_else(|died| Err(io::Error::other(died)))
 }
 
 /// The bytes of a group, part after part.
-fn body(shipment: &Shipment) -> std::io::Result<Body> {
+fn body(shipment: &Shipment) -> io::Result<Body> {
     let mut whole: Option<Body> = None;
     for part in &shipment.parts {
         let next = match &part.body {
@@ -203,18 +211,18 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
     use crate::repository::RepositoryError;
-    use crate::time::Timestamp;
 
     #[tokio::test]
     async fn what_cannot_be_put_is_put_again_and_the_status_says_why_and_what_to_do() {
         let board = Board::new("app", PathBuf::new());
         let tries = AtomicU32::new(0);
         let put = || async {
-            let reasons = board.at(Timestamp::now()).reasons;
+            let reasons = board.now().reasons;
             match tries.fetch_add(1, Ordering::Relaxed) {
                 0 => assert!(!reasons.iter().any(|reason| reason.contains("cannot store")), "{reasons:?}"),
                 1 => {
@@ -228,6 +236,6 @@ mod tests {
         };
         assert_eq!(until_durable(&board, "a base", put).await, 7);
         assert_eq!(tries.load(Ordering::Relaxed), 2);
-        assert!(!board.at(Timestamp::now()).reasons.iter().any(|reason| reason.contains("cannot store")));
+        assert!(!board.now().reasons.iter().any(|reason| reason.contains("cannot store")));
     }
 }

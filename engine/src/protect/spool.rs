@@ -34,6 +34,10 @@ impl Spool {
         Ok(Self { folder })
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where a part of these transactions lies.
     pub(crate) fn path(&self, range: TxRange) -> PathBuf {
         self.folder.join(format!("{}-{}.part", range.first(), range.last()))
@@ -63,6 +67,12 @@ impl Spool {
         std::fs::rename(&partial, &path)?;
         failpoint::hit("part_spooled");
         Ok(path)
+    }
+
+    /// Forgets a part that is durable.
+    pub(crate) fn remove(&self, range: TxRange) {
+        // If it cannot be, the next start finds that the store has it.
+        let _ = std::fs::remove_file(self.path(range));
     }
 
     /// The parts there, in order of their transactions; leftovers of an unfinished write are swept.

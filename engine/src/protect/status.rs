@@ -1,7 +1,9 @@
 //! What an operator sees of a protection: one value, shared by the capture thread and the tasks.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -9,6 +11,11 @@ use tokio::sync::watch;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::time::Timestamp;
+
+/// Commits that are captured and not durable for so long are worth a word. 30 s.
+const LATE: Duration = Duration::from_secs(30);
+/// Notes kept in sight, at most: the last ones.
+const NOTES_MAX: usize = 8;
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -59,7 +66,7 @@ pub struct ProtectionStatus {
     pub base: BaseProgress,
     /// Bytes captured and not yet in the store, in memory.
     pub queue_bytes: u64,
-    /// Bytes captured and not yet in the store, in the local spool.
+    /// Bytes captured and not yet in the store, on the local disk: in the spool, and packs of a base.
     pub spool_bytes: u64,
     /// Commits captured since the start.
     pub transactions_total: u64,
@@ -74,16 +81,78 @@ pub struct ProtectionStatus {
 #[derive(Debug)]
 struct Shared {
     status: ProtectionStatus,
-    /// Of the oldest commit that is not durable.
-    unprotected_since: Option<Timestamp>,
+    waiting: Waiting,
+    /// How long commits may wait before it is worth a word.
+    late: Duration,
     /// Without a base the log restores nothing, so nothing in it is called durable.
     has_base: bool,
     /// Counts how often a new base became necessary: a base begun before that does not serve.
     base_epoch: u64,
     stored: Option<Point>,
+    /// Packs of a base that wait on disk.
+    parked_bytes: u64,
     source_trouble: Option<String>,
-    store_trouble: Option<String>,
-    notes: Vec<String>,
+    /// What the store does not take, by what it is.
+    store_troubles: BTreeMap<&'static str, String>,
+    /// What an operator should know for as long as it lasts, by what it is about.
+    concerns: BTreeMap<&'static str, String>,
+    /// What happened once and should be known.
+    notes: VecDeque<String>,
+}
+
+impl Shared {
+    /// Nothing that is captured could be lost with this machine.
+    fn is_all_durable(&self) -> bool {
+        let durable = self.status.durable.map(|point| point.position);
+        self.has_base && self.status.captured.is_none_or(|captured| Some(captured.position) == durable)
+    }
+
+    /// What is stored is durable as soon as there is a base.
+    fn settle(&mut self) {
+        let Some(point) = self.stored.filter(|_| self.has_base) else { return };
+        self.status.durable = Some(point);
+        self.waiting.durable(point.position);
+        if self.is_all_durable() {
+            self.waiting.0.clear();
+        }
+    }
+}
+
+/// Since when captured commits wait to be durable, by a clock that nobody sets: some of them with the moment of their
+/// capture, oldest first.
+#[derive(Debug, Default)]
+struct Waiting(VecDeque<(Position, Instant)>);
+
+impl Waiting {
+    /// Finer than this nobody reads it.
+    const STEP: Duration = Duration::from_millis(20);
+    const MOMENTS_MAX: usize = 1024;
+
+    fn captured(&mut self, position: Position, now: Instant) {
+        if self.0.back().is_some_and(|(_, last)| now.saturating_duration_since(*last) < Self::STEP) {
+            return;
+        }
+        if self.0.len() >= Self::MOMENTS_MAX {
+            // Every second one does: those in between count as captured with the one before them.
+            let mut keep = false;
+            self.0.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.0.push_back((position, now));
+    }
+
+    fn durable(&mut self, upto: Position) {
+        let behind = Position::new(upto.timeline, upto.tx.next());
+        while self.0.get(1).is_some_and(|(next, _)| *next <= behind) {
+            self.0.pop_front();
+        }
+    }
+
+    fn since(&self) -> Option<Instant> {
+        self.0.front().map(|(_, moment)| *moment)
+    }
 }
 
 /// The shared status and the signal that the durable position moved.
@@ -117,13 +186,16 @@ impl Board {
         };
         let shared = Shared {
             status,
-            unprotected_since: None,
+            waiting: Waiting::default(),
+            late: LATE,
             has_base: false,
             base_epoch: 0,
             stored: None,
+            parked_bytes: 0,
             source_trouble: None,
-            store_trouble: None,
-            notes: Vec::new(),
+            store_troubles: BTreeMap::new(),
+            concerns: BTreeMap::new(),
+            notes: VecDeque::new(),
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -136,9 +208,19 @@ impl Board {
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Commits wait for this interval as a matter of course.
+    pub(crate) fn expect_interval(&self, interval: Duration) {
+        self.lock().late = LATE.max(interval.saturating_mul(4));
+    }
+
     /// Changes plain numbers of the status.
     pub(crate) fn update(&self, change: impl FnOnce(&mut ProtectionStatus)) {
         change(&mut self.lock().status);
+    }
+
+    /// So many bytes of a base wait on disk for the store.
+    pub(crate) fn parked(&self, bytes: u64) {
+        self.lock().parked_bytes = bytes;
     }
 
     /// A commit was captured.
@@ -146,24 +228,24 @@ impl Board {
         let mut shared = self.lock();
         shared.status.captured = Some(point);
         shared.status.transactions_total += 1;
-        shared.unprotected_since.get_or_insert(point.time);
+        shared.waiting.captured(point.position, Instant::now());
     }
 
     /// An earlier run captured up to `captured` and stored up to `stored`.
     pub(crate) fn resumed(&self, captured: Option<Point>, stored: Option<Point>) {
         let mut shared = self.lock();
         shared.status.captured = captured;
-        shared.unprotected_since = captured.filter(|_| captured != stored).map(|point| point.time);
-        drop(shared);
-        if let Some(stored) = stored {
-            self.stored(stored, None);
-        }
+        // Since when it waits only the clock on the wall can say, unless this process captured it.
+        let since = |point: Point| shared.waiting.since().unwrap_or_else(|| moment_of(point.time));
+        shared.waiting = Waiting(captured.map(|point| (point.position, since(point))).into_iter().collect());
+        let Some(stored) = stored else { return };
+        self.now_stored(&mut shared, stored);
     }
 
     /// The source was looked at: nothing but what is captured was committed before `moment`.
     pub(crate) fn looked(&self, moment: Timestamp) {
         let mut shared = self.lock();
-        if shared.unprotected_since.is_none() && shared.has_base {
+        if shared.is_all_durable() {
             shared.status.covered_through = Some(moment);
         }
     }
@@ -173,18 +255,22 @@ impl Board {
         self.lock().status.covered_through
     }
 
-    /// Everything up to `point` is in the store; `next_time` is the commit time of what is queued behind it.
-    pub(crate) fn stored(&self, point: Point, next_time: Option<Timestamp>) {
-        let mut shared = self.lock();
+    /// Everything up to `point` is in the store.
+    pub(crate) fn stored(&self, point: Point) {
+        self.now_stored(&mut self.lock(), point);
+    }
+
+    /// Told under the lock, so that nobody hears of an older position after a newer one.
+    fn now_stored(&self, shared: &mut Shared, point: Point) {
         shared.stored = Some(point);
-        if !shared.has_base {
-            return;
+        self.settle(shared);
+    }
+
+    fn settle(&self, shared: &mut Shared) {
+        shared.settle();
+        if shared.has_base {
+            self.durable.send_replace(shared.status.durable.map(|point| point.position));
         }
-        shared.status.durable = Some(point);
-        let all = shared.status.captured.is_none_or(|captured| captured.position == point.position);
-        shared.unprotected_since = if all { None } else { next_time.or(Some(point.time)) };
-        drop(shared);
-        self.durable.send_replace(Some(point.position));
     }
 
     /// The last transaction of a timeline that is in the store with all before it.
@@ -194,14 +280,13 @@ impl Board {
 
     /// The history has a base from which the log in the store can be replayed.
     pub(crate) fn base_ready(&self) {
-        let mut shared = self.lock();
+        self.now_based(&mut self.lock());
+    }
+
+    fn now_based(&self, shared: &mut Shared) {
         shared.has_base = true;
-        let stored = shared.stored;
-        drop(shared);
+        self.settle(shared);
         self.based.send_replace(true);
-        if let Some(point) = stored {
-            self.stored(point, None);
-        }
     }
 
     /// From here on a new base is needed before anything is durable.
@@ -209,7 +294,6 @@ impl Board {
         let mut shared = self.lock();
         shared.has_base = false;
         shared.base_epoch += 1;
-        drop(shared);
         self.based.send_replace(false);
     }
 
@@ -232,8 +316,9 @@ impl Board {
 
     /// A base begun in this epoch is complete.
     pub(crate) fn base_made(&self, epoch: u64) {
-        if self.base_epoch() == epoch {
-            self.base_ready();
+        let mut shared = self.lock();
+        if shared.base_epoch == epoch {
+            self.now_based(&mut shared);
         }
     }
 
@@ -248,18 +333,39 @@ impl Board {
         self.lock().source_trouble = trouble;
     }
 
-    /// The store does not take what it is given, or does again.
-    pub(crate) fn store_trouble(&self, trouble: Option<String>) {
-        self.lock().store_trouble = trouble;
+    /// The store does not take `what` it is given, or does again.
+    pub(crate) fn store_trouble(&self, what: &'static str, trouble: Option<String>) {
+        let mut shared = self.lock();
+        match trouble {
+            Some(trouble) => shared.store_troubles.insert(what, trouble),
+            None => shared.store_troubles.remove(what),
+        };
     }
 
-    /// Something to be told once and kept in sight.
-    pub(crate) fn note(&self, note: String) {
-        tracing::warn!("{note}");
+    /// Something about `what` that an operator should know for as long as it lasts. Told once.
+    pub(crate) fn concern(&self, what: &'static str, concern: Option<String>) {
         let mut shared = self.lock();
-        if !shared.notes.contains(&note) {
-            shared.notes.push(note);
+        let Some(concern) = concern else {
+            shared.concerns.remove(what);
+            return;
+        };
+        if shared.concerns.get(what) != Some(&concern) {
+            tracing::warn!("{concern}");
+            shared.concerns.insert(what, concern);
         }
+    }
+
+    /// Something that happened, to be told once and kept in sight.
+    pub(crate) fn note(&self, note: String) {
+        let mut shared = self.lock();
+        if shared.notes.contains(&note) {
+            return;
+        }
+        tracing::warn!("{note}");
+        if shared.notes.len() >= NOTES_MAX {
+            shared.notes.pop_front();
+        }
+        shared.notes.push_back(note);
     }
 
     /// The moves of the durable position.
@@ -267,25 +373,139 @@ impl Board {
         self.durable.subscribe()
     }
 
-    /// The status at `now`.
-    pub(crate) fn at(&self, now: Timestamp) -> ProtectionStatus {
+    /// The status now.
+    pub(crate) fn now(&self) -> ProtectionStatus {
+        self.at(Instant::now())
+    }
+
+    fn at(&self, now: Instant) -> ProtectionStatus {
         let shared = self.lock();
         let mut status = shared.status.clone();
-        status.lag_ms = shared
-            .unprotected_since
-            .map_or(0, |since| u64::try_from(now.micros_since(since) / 1000).unwrap_or(0));
-        let failing = shared.source_trouble.iter().chain(&shared.store_trouble);
-        status.reasons = failing.chain(&shared.notes).cloned().collect();
+        status.spool_bytes += shared.parked_bytes;
+        let lag = shared.waiting.since().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        status.lag_ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+        let failing = shared.source_trouble.iter().chain(shared.store_troubles.values());
+        status.reasons = failing.cloned().collect();
+        let fails = !status.reasons.is_empty();
+        status.reasons.extend(shared.concerns.values().chain(&shared.notes).cloned());
+        if shared.has_base && lag >= shared.late {
+            let seconds = lag.as_secs();
+            status.reasons.push(format!("commits have been waiting for the store for {seconds} s"));
+        }
         if !shared.has_base && shared.source_trouble.is_none() {
             status
                 .reasons
                 .push("the first base is being made: nothing can be restored before it is complete".into());
         }
-        status.health = match (&shared.source_trouble, &shared.store_trouble, status.reasons.is_empty()) {
-            (None, None, true) => Health::Ok,
-            (None, None, false) => Health::Attention,
-            _ => Health::Failing,
+        status.health = match (fails, status.reasons.is_empty()) {
+            (true, _) => Health::Failing,
+            (false, false) => Health::Attention,
+            (false, true) => Health::Ok,
         };
         status
+    }
+}
+
+/// When that was, if the clock was right all the time.
+fn moment_of(time: Timestamp) -> Instant {
+    let now = Instant::now();
+    let age = u64::try_from(Timestamp::now().micros_since(time)).unwrap_or(0);
+    now.checked_sub(Duration::from_micros(age)).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(tx: u64) -> Point {
+        let position = Position::new(TimelineId::FIRST, TxId::new(tx).unwrap());
+        Point { position, time: Timestamp::from_micros(tx as i64) }
+    }
+
+    fn based() -> Board {
+        let board = Board::new("app", PathBuf::new());
+        board.base_ready();
+        board
+    }
+
+    #[test]
+    fn the_lag_is_the_age_of_the_oldest_commit_that_waits_whatever_the_clock_says() {
+        let board = based();
+        let began = Instant::now();
+        let later = |ms| board.at(began + Duration::from_millis(ms)).lag_ms;
+        assert_eq!(later(5_000), 0, "nothing waits");
+        // Commit times lie in 1970, or anywhere.
+        board.captured(point(1));
+        std::thread::sleep(Waiting::STEP * 2);
+        board.captured(point(2));
+        assert!((5_000 - 1_000..=5_000).contains(&later(5_000)), "{}", later(5_000));
+        let first = later(5_000);
+        board.stored(point(1));
+        assert!(later(5_000) < first, "the second one waits for less long");
+        board.stored(point(2));
+        assert_eq!(later(5_000), 0);
+    }
+
+    #[test]
+    fn moments_that_are_left_out_make_nothing_seem_younger() {
+        let (mut waiting, began) = (Waiting::default(), Instant::now());
+        for step in 0..5_000 {
+            waiting.captured(point(step + 1).position, began + Waiting::STEP * step as u32);
+        }
+        assert!(waiting.0.len() <= Waiting::MOMENTS_MAX);
+        assert_eq!(waiting.since(), Some(began));
+        waiting.durable(point(2_500).position);
+        let since = waiting.since().unwrap();
+        assert!(since <= began + Waiting::STEP * 2_500 && since > began + Waiting::STEP * 2_400);
+    }
+
+    #[test]
+    fn a_store_that_takes_packs_and_no_commits_is_trouble_all_the_time() {
+        let board = based();
+        board.store_trouble("commits", Some("cannot store commits: refused".into()));
+        board.store_trouble("a base", None);
+        assert_eq!(board.now().health, Health::Failing);
+        board.store_trouble("commits", None);
+        assert_eq!(board.now().health, Health::Ok);
+    }
+
+    #[test]
+    fn commits_that_wait_too_long_are_told_even_if_the_store_says_nothing() {
+        let board = based();
+        board.captured(point(1));
+        let told = |seconds| board.at(Instant::now() + Duration::from_secs(seconds)).health;
+        assert_eq!(told(20), Health::Ok);
+        assert_eq!(told(40), Health::Attention);
+        board.expect_interval(Duration::from_secs(60));
+        assert_eq!(told(100), Health::Ok, "as asked for");
+    }
+
+    #[test]
+    fn a_base_that_comes_late_does_not_move_the_durable_position_back() {
+        let board = based();
+        let moves = board.watch_durable();
+        for tx in 1..4 {
+            board.captured(point(tx));
+            board.stored(point(tx));
+            board.base_ready();
+            assert_eq!(*moves.borrow(), Some(point(tx).position));
+        }
+        board.base_missing();
+        board.captured(point(4));
+        board.stored(point(4));
+        assert_eq!(*moves.borrow(), Some(point(3).position), "nothing to replay it on");
+        board.base_ready();
+        assert_eq!(board.now().durable, Some(point(4)));
+    }
+
+    #[test]
+    fn what_is_told_is_bounded_and_what_lasts_goes_when_it_is_over() {
+        let board = based();
+        (0..100).for_each(|number| board.note(format!("timeline {number} was claimed")));
+        assert_eq!(board.now().reasons.len(), NOTES_MAX);
+        board.concern("clock", Some("the clock has stepped back".into()));
+        assert!(board.now().reasons.contains(&"the clock has stepped back".to_owned()));
+        board.concern("clock", None);
+        assert_eq!(board.now().reasons.len(), NOTES_MAX);
     }
 }

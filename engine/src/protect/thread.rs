@@ -14,23 +14,42 @@ use crate::protect::error::ProtectError;
 use crate::protect::held::{self, Held};
 use crate::protect::run::Run;
 use crate::protect::ship::{chain, explained};
+use crate::protect::status::Board;
+use crate::segment::EncodeError;
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// A thread that panics captures nothing any more.
+struct TellIfDead(Board);
+
+impl Drop for TellIfDead {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let dead = "the capture thread died, a defect of Everwhen: restart the daemon, and report what it has logged";
+            self.0.source_trouble(Some(dead.into()));
+        }
+    }
+}
+
 impl Driver {
     /// Runs until told to stop. Errors are shown in the status and tried again.
     pub(crate) fn run(mut self, first: Option<SqliteSource>) {
+        let _told = TellIfDead(self.board.clone());
         let (path, sqlite) = (self.options.source.clone(), self.options.sqlite.clone());
         let mut held = Held::new(path, sqlite, self.options.source_log_bytes, first);
-        let (mut pause, mut told) = (RETRY_MIN, None);
+        let (mut pause, mut told, mut too_large) = (RETRY_MIN, None, false);
         loop {
             let began = Instant::now();
             match self.run_once(&mut held) {
                 Ok(Ended::Stopped) => return,
-                Ok(Ended::Again) => told = None,
+                Ok(Ended::Again) => (told, too_large) = (None, false),
                 Err(ProtectError::Stopped { .. }) => return,
                 Err(error) => {
+                    if matches!(error, ProtectError::Encode(EncodeError::TooLarge { .. })) {
+                        // The next run begins a part with it. Only if it does not fit into that one either it needs a base.
+                        self.wants_image |= std::mem::replace(&mut too_large, true);
+                    }
                     let kept = if held.is_held() { "; the log is kept meanwhile" } else { "" };
                     told.take_if(|_| began.elapsed() > RETRY_MAX);
                     let trouble = format!("{}{kept}", explained(&error));
@@ -76,15 +95,7 @@ impl Driver {
     fn run_once(&mut self, held: &mut Held) -> Result<Ended, ProtectError> {
         held.hold()?;
         let beginning = self.begin(held)?;
-        let source = held.take()?;
-        let mut run = match Run::begin(self, source, beginning) {
-            Ok(Some(run)) => run,
-            Ok(None) => return Ok(Ended::Again),
-            Err(error) => {
-                let _ = held.hold();
-                return Err(error);
-            }
-        };
+        let Some(mut run) = Run::begin(self, held, beginning)? else { return Ok(Ended::Again) };
         self.board.source_trouble(None);
         let ended = run.capture(self);
         let stopping = matches!(ended, Ok(Ended::Stopped));
@@ -100,5 +111,23 @@ impl Driver {
             }
             (secured, _) => secured.and(ended),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protect::status::Health;
+
+    #[test]
+    fn a_capture_thread_that_dies_shows_in_the_status() {
+        let board = Board::new("app", std::path::PathBuf::new());
+        let told = TellIfDead(board.clone());
+        let died = std::thread::spawn(move || {
+            let _told = told;
+            std::panic::resume_unwind(Box::new("a test"));
+        });
+        assert!(died.join().is_err());
+        assert_eq!(board.now().health, Health::Failing);
     }
 }

@@ -76,7 +76,7 @@ fn shipping(
         timeline: mark.timeline,
         queue: queue.clone(),
         board: driver.board.clone(),
-        scratch: options.state.join("spool").join(mark.timeline.key_text()),
+        spool: outbox.spool().clone(),
     };
     let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
     driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored.map(|(tx, time)| point(tx, time)));

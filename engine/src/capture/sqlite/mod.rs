@@ -143,6 +143,9 @@ pub enum SourceEvent {
 pub struct Polled {
     /// Transactions handed to the sink.
     pub transactions: u64,
+    /// Everything that was published when the look began has been handed over. Not so while a writer is between the two
+    /// copies of the index's head: what others committed before it may not be told from nothing then. Look again.
+    pub complete: bool,
     /// Nothing is going on: all is captured and backfilled.
     pub idle: bool,
     /// Capture of this file has ended.
@@ -273,6 +276,8 @@ impl SqliteSource {
         let mut transactions = 0;
         let outcome = self.step(sink, &mut transactions);
         self.crowded = transactions > 1;
+        // What was seen last is kept only when all of it was captured, or when nobody could read it.
+        let complete = outcome.is_ok() && self.has_seen();
         let event = match outcome {
             Ok(()) => {
                 self.mismatch_since = None;
@@ -304,7 +309,7 @@ impl SqliteSource {
             }
         }
         let idle = transactions == 0 && event.is_none() && self.is_at_rest() && self.hot_since.is_none();
-        Ok(Polled { transactions, idle, event })
+        Ok(Polled { transactions, complete: complete && event.is_none(), idle, event })
     }
 
     fn step<S: Sink>(

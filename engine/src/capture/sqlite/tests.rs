@@ -1,5 +1,7 @@
 //! What happens between two steps of ours, which no test from outside can bring about.
 
+use std::os::unix::fs::FileExt;
+
 use rusqlite::Connection;
 
 use super::*;
@@ -137,6 +139,26 @@ fn a_reset_before_the_pin_is_back_is_noticed_after_an_error_too() {
     let polled = source.poll(&mut meddler).unwrap();
     assert!(matches!(polled.event, Some(SourceEvent::LogLost { .. })), "{polled:?}");
     assert_eq!(meddler.commits, 0);
+}
+
+#[test]
+fn a_look_at_a_torn_index_does_not_claim_to_have_captured_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut source, mut meddler) = captured(folder.path());
+    assert!(source.poll(&mut meddler).unwrap().complete);
+    change_all(&meddler.app);
+    let committed = meddler.commits;
+    // Another writer is about to publish: the two copies of the head differ.
+    let index = std::fs::File::options().write(true).open(folder.path().join("app.db-shm")).unwrap();
+    let second_copy = HEAD_LEN as u64 / 2;
+    index.write_all_at(&[0xff; 4], second_copy + 8).unwrap();
+    assert!(!source.poll(&mut meddler).unwrap().complete);
+    // Whoever reads next finds its writer gone and mends it.
+    meddler.app.query_row("select count(*) from t", [], |_| Ok(())).unwrap();
+    let polled = source.poll(&mut meddler).unwrap();
+    assert_eq!((meddler.commits, polled.complete), (committed + 1, true), "{polled:?}");
+    // Closing it would drop the locks of this process.
+    std::mem::forget(index);
 }
 
 #[test]
