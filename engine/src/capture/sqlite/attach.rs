@@ -75,6 +75,7 @@ impl SqliteSource {
             tells_times: network.is_none(),
             unpinned: false,
             unproven: None,
+            before_reset: None,
             unplaced: true,
             away: true,
             secured: None,
@@ -102,7 +103,7 @@ impl SqliteSource {
         self.links = Some(links);
         self.slot = Slot::Either;
         self.mismatch_since = None;
-        (self.unpinned, self.unproven) = (false, None);
+        (self.unpinned, self.unproven, self.before_reset) = (false, None, None);
         self.secured = None;
         self.frames.forget();
         self.seen = [0; HEAD_LEN + 4];

@@ -186,6 +186,8 @@ pub struct SqliteSource {
     unpinned: bool,
     /// The count before a reset that has not been shown to have lost nothing.
     unproven: Option<u32>,
+    /// The generation of the log before this one.
+    before_reset: Option<Salts>,
     /// Attached at an unknown place, and nothing captured from it yet.
     unplaced: bool,
     /// Nothing was looked at since the attach: what is found first was committed while nobody watched.
