@@ -145,8 +145,10 @@ impl Run {
             let _ = self.recorder.compact_journal();
             // In the store or in the spool.
             self.note_alive(driver, self.looked);
+            self.source.close();
+        } else {
+            self.source.release();
         }
-        self.source.release();
         self.queue.close();
         let patience = if stopping { driver.options.stop_patience } else { SHIP_PATIENCE };
         let until = Instant::now() + patience;

@@ -264,7 +264,7 @@ impl SqliteSource {
     /// Lets go of the pin and closes all connections; the log stays where it is. From now on commits may be missed,
     /// until the next attach finds out.
     pub fn release(&mut self) {
-        self.held_images().for_each(|image| image.give_up("the source was let go"));
+        self.give_up_images("the source was let go");
         self.links = None;
         self.watcher = Watcher::polling();
         self.last_frames.clear();

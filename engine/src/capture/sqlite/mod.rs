@@ -15,7 +15,8 @@
 //! Who does what: `attach` where capture begins, `look` what is published, `commits` handing it over, `wait` until there
 //! is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full images, `kept`
 //! what changes before an image has read it,
-//! `resume` going on after a restart, `stamp` a file that somebody else has written to, `files` descriptors and identities of files.
+//! `resume` going on after a restart, `stamp` a file that somebody else has written to, `leave` letting go of it, `files`
+//! what files are and say, `indexes` the descriptors of indexes and what was left behind on them.
 
 mod attach;
 mod commits;
@@ -23,9 +24,11 @@ mod cycle;
 mod error;
 mod files;
 mod image;
+mod indexes;
 mod kept;
 #[cfg(feature = "test-util")]
 pub(crate) mod laws;
+mod leave;
 mod links;
 mod log;
 mod look;
@@ -273,20 +276,18 @@ impl SqliteSource {
         let mut transactions = 0;
         let outcome = self.step(sink, &mut transactions);
         self.crowded = transactions > 1;
-        let event = match outcome {
-            Ok(()) => {
+        // Whatever came of it: a sink that refuses must not keep a replaced file from being noticed.
+        let event = match (self.moved()?, outcome) {
+            (Some(moved), _) => Some(moved),
+            (None, Ok(())) => {
                 self.mismatch_since = None;
                 None
             }
-            Err(Trouble::Source(error)) => return Err(error.into()),
-            Err(Trouble::Sink(error)) => return Err(CaptureError::Sink(error)),
-            Err(Trouble::Passing(reason)) => self.pass_over(reason),
-            Err(Trouble::Lost(reason)) => Some(SourceEvent::LogLost { reason }),
-            Err(Trouble::Overwritten) => Some(SourceEvent::Overwritten),
-        };
-        let event = match self.moved()? {
-            Some(moved) => Some(moved),
-            None => event,
+            (None, Err(Trouble::Source(error))) => return Err(error.into()),
+            (None, Err(Trouble::Sink(error))) => return Err(CaptureError::Sink(error)),
+            (None, Err(Trouble::Passing(reason))) => self.pass_over(reason),
+            (None, Err(Trouble::Lost(reason))) => Some(SourceEvent::LogLost { reason }),
+            (None, Err(Trouble::Overwritten)) => Some(SourceEvent::Overwritten),
         };
         match event {
             None => {}
@@ -294,7 +295,9 @@ impl SqliteSource {
                 sink.distrust();
                 self.leave_overwritten()?;
             }
-            Some(_) => self.release(),
+            Some(SourceEvent::Replaced | SourceEvent::Vanished) => self.leave_moved(),
+            Some(SourceEvent::LogReplaced) => self.leave_log(),
+            Some(SourceEvent::LogLost { .. }) => self.release(),
         }
         let idle = transactions == 0 && event.is_none() && self.is_at_rest() && self.hot_since.is_none();
         Ok(Polled { transactions, idle, event })
@@ -376,11 +379,16 @@ impl SqliteSource {
     ///
     /// The first pin keeps all there is. But on slot 0 it makes every commit of the application try a checkpoint in vain,
     /// so it is exchanged for a marked one as soon as there is something to mark. Both keep every frame that is not in
-    /// the file, and a marked pin allows no reset.
+    /// the file, and a marked pin allows no reset. A file that was moved is left; the attach opens what is there then.
     ///
     /// # Errors
     /// When the source is not attached or its index cannot be read.
     pub fn hold(&mut self) -> Result<()> {
+        match self.moved()? {
+            Some(SourceEvent::Replaced | SourceEvent::Vanished) => self.leave_moved(),
+            Some(_) => self.leave_log(),
+            None => {}
+        }
         let Some(before) = self.look()?.filter(|look| self.slot.may_be_zero() && !look.is_backfilled())
         else {
             return Ok(());
