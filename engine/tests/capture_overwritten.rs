@@ -109,6 +109,26 @@ fn commits_on_top_of_an_overwritten_file_are_not_captured() {
     assert_eq!((&rig.events[..], rig.model.commits.len()), (&[SourceEvent::Overwritten][..], 1));
 }
 
+#[test]
+fn an_index_that_is_recovered_is_no_sign_of_an_overwritten_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let app = database(&path, 20);
+    let mut rig = Rig::attach(&path);
+    insert(&app);
+    backfilled(&mut rig);
+    rig.run_for(Duration::from_millis(700));
+    // By a process of its own, as one that dies while it publishes.
+    let tear = "printf '\\377\\377\\377\\377' | dd of=\"$0\" bs=1 seek=16 conv=notrunc";
+    assert!(Command::new("sh").args(["-c", tear]).arg(beside(&path, "-shm")).status().unwrap().success());
+    rig.run_for(Duration::from_millis(1_500));
+    backfilled(&mut rig);
+    assert_eq!((&rig.events[..], rig.model.distrusted), (&[][..], 0));
+    insert(&app);
+    rig.settle_and_compare();
+    assert_eq!(rig.model.commits.len(), 2);
+}
+
 /// How the file is overwritten.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum With {

@@ -262,6 +262,22 @@ fn a_database_moved_over_is_noticed() {
 }
 
 #[test]
+fn a_database_moved_over_is_noticed_also_when_the_sink_takes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    let mut rig = Rig::attach(&path);
+    rig.model.refuse = true;
+    insert(&app, 3);
+    assert!(rig.source.poll(&mut rig.model).is_err());
+    let other = folder.path().join("other.db");
+    drop(Connection::open(&other).unwrap());
+    std::fs::rename(&other, &path).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let polled = rig.source.poll(&mut rig.model).unwrap();
+    assert_eq!(polled.event, Some(SourceEvent::Replaced));
+}
+
+#[test]
 fn a_deleted_database_is_noticed_and_its_successor_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let (path, app) = table(folder.path());

@@ -196,8 +196,10 @@ impl Run {
                 // In the store or in the spool.
                 self.note_alive(driver, self.looked);
             }
+            self.source.close();
+        } else {
+            self.source.release();
         }
-        self.source.release();
         self.queue.close();
         let patience = match stopping {
             true => driver.options.stop_patience,

@@ -16,6 +16,8 @@ pub const BACKFILL_OFFSET: u64 = 96;
 pub const BACKFILL_ATTEMPTED_OFFSET: u64 = 128;
 /// The byte whose lock makes a connection the one writer.
 pub const WRITE_LOCK_OFFSET: u64 = 120;
+/// The byte that every connection holds shared while it has the database open.
+pub const OPEN_LOCK_OFFSET: u64 = 128;
 /// The byte whose lock makes a connection the one checkpointer.
 pub const CHECKPOINT_LOCK_OFFSET: u64 = 121;
 

@@ -75,6 +75,7 @@ impl SqliteSource {
             tells_times: network.is_none(),
             unpinned: false,
             unproven: None,
+            before_reset: None,
             unplaced: true,
             away: true,
             secured: None,
@@ -106,7 +107,7 @@ impl SqliteSource {
         self.links = Some(links);
         self.slot = Slot::Either;
         self.mismatch_since = None;
-        (self.unpinned, self.unproven) = (false, None);
+        (self.unpinned, self.unproven, self.before_reset) = (false, None, None);
         self.secured = None;
         self.frames.forget();
         self.seen = [0; HEAD_LEN + 4];
@@ -269,7 +270,7 @@ impl SqliteSource {
     /// Lets go of the pin and closes all connections; the log stays where it is. From now on commits may be missed,
     /// until the next attach finds out.
     pub fn release(&mut self) {
-        self.held_images().for_each(|image| image.give_up("the source was let go"));
+        self.give_up_images("the source was let go");
         self.links = None;
         self.watcher = Watcher::polling();
         self.last_frames.clear();

@@ -118,11 +118,15 @@ impl SqliteSource {
 
     /// The log was reset: legal only under a pin on slot 0, when all of the old one had been captured. While nothing is
     /// pinned it must be proven that it was.
-    fn begin_generation<E>(&mut self, head: IndexHead) -> Result<(), Trouble<E>> {
+    pub(super) fn begin_generation<E>(&mut self, head: IndexHead) -> Result<(), Trouble<E>> {
         if self.unpinned {
             self.unproven.get_or_insert(self.change.unwrap_or_default());
         } else if !self.slot.may_be_zero() {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
+        }
+        if self.before_reset.replace(self.place.salts) == Some(head.salts) {
+            // A process died while it emptied the log, and the index was recovered from what was still in it.
+            return Err(Trouble::Lost("the log is again the one before its reset".to_owned()));
         }
         tracing::trace!(path = %self.path.display(), before = ?self.place.salts, after = ?head.salts, "the log was reset");
         self.held_images().for_each(|image| image.log_was_reset());
@@ -232,7 +236,7 @@ impl SqliteSource {
         let kept = if self.is_kept_out_of_file(span) { Previous::Certain } else { Previous::Perhaps };
         let (last_frames, known_pages) = (&mut self.last_frames, self.image_pages);
         if span.image_pages < known_pages {
-            images.iter().for_each(|held| held.keep_beyond(span.image_pages, links.pinned()));
+            images.iter().for_each(|held| held.keep_beyond(span.image_pages, known_pages, links.pinned()));
         }
         let outcome = self.frames.hand_over(log, span, |page, frame, image| {
             images.iter().for_each(|held| held.keep(page, links.pinned()));

@@ -3,8 +3,8 @@
 //! *Quiet cycle*: advance, PASSIVE checkpoint, advance. If all is backfilled then, the new pin is on slot 0 and the next
 //! commit resets the log. No writer ever waits. *Hand-over*: a pin on slot 0 makes the application's own checkpoints
 //! futile and dear, so it is exchanged for a marked one at the first frame of the new generation. *Hard limit*: the same
-//! cycle with the write lock held. *Waiting checkpoint*: when an application's blocking checkpoint waits for our pin, we
-//! advance until it is through. SQLite's checkpoint waits for the slot of a reader that it found behind, whoever is on that
+//! cycle with the write lock held, after as much of it as can be done without. *Waiting checkpoint*: when an application's
+//! blocking checkpoint waits for our pin, we advance until it is through. SQLite's checkpoint waits for the slot of a reader that it found behind, whoever is on that
 //! slot by then. Should our pin have got there, up to date, it would be waited for for ever: then we *step aside*, and
 //! the index's count of commits proves that nothing was lost.
 
@@ -38,6 +38,8 @@ const ASIDE_MAX: Duration = Duration::from_secs(1);
 /// How long the write lock is asked for, and how often.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE: Duration = Duration::from_micros(30);
+/// The most that is captured while the write lock is held.
+const UNCAPTURED_MAX: u32 = 1_000;
 /// How long the checkpoint under the write lock is repeated.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
 /// How long a user who may only read lets go at a time.
@@ -290,6 +292,11 @@ impl SqliteSource {
         }
         self.require_own_file()?;
         let Some(links) = &self.links else { return Ok(false) };
+        if links.moved()?.is_some() {
+            // What is in the log may have been committed to the file that is there now.
+            self.names_due = Instant::now();
+            return Ok(false);
+        }
         if links.read_only {
             return Ok(true);
         }
@@ -314,10 +321,18 @@ impl SqliteSource {
     ) -> Result<bool, Trouble<S::Error>> {
         *transactions += self.capture_published(sink)?;
         self.secure(sink)?;
+        // Most of it goes into the file, and to the disk, while writers go on.
+        if self.advance(sink, transactions)? {
+            self.backfill()?;
+        }
         if !self.take_write_lock()? {
             return Ok(false);
         }
-        let outcome = self.cycle_under_lock(sink, transactions);
+        let outcome = match self.uncaptured_frames() {
+            Ok(0..=UNCAPTURED_MAX) => self.cycle_under_lock(sink, transactions),
+            // Somebody committed much while we asked for the lock: nobody shall wait while that is captured.
+            other => other.map(|_| false).map_err(Trouble::from),
+        };
         self.give_write_lock_back()?;
         outcome
     }
@@ -460,6 +475,13 @@ impl SqliteSource {
             }
             std::thread::sleep(LOCK_PAUSE);
         }
+    }
+
+    /// Published, and not captured yet.
+    fn uncaptured_frames(&self) -> super::Result<u32> {
+        let captured = |salts| if salts == self.place.salts { self.place.frame } else { 0 };
+        let look = self.look()?;
+        Ok(look.map_or(0, |look| look.head.frames.saturating_sub(captured(look.head.salts))))
     }
 
     fn take_write_lock(&self) -> super::Result<bool> {

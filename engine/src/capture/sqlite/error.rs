@@ -78,6 +78,24 @@ pub enum SqliteSourceError {
         /// The path.
         path: PathBuf,
     },
+    /// The shared index was deleted while another process is on it: a second one must not be begun.
+    #[error("{}: its shared index (-shm) was deleted while an application has the database open", path.display())]
+    IndexDeleted {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The log was deleted or replaced while another process is on it.
+    #[error("{}: its log (-wal) was deleted or replaced while an application has the database open", path.display())]
+    LogDeleted {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file was replaced, and the log beside it is that of the file before.
+    #[error("{}: the log beside it (-wal) belongs to the file that was replaced, and must not get into this one", path.display())]
+    LogOfReplaced {
+        /// The path.
+        path: PathBuf,
+    },
     /// The wal-index is not one we know.
     #[error("{}: its shared index (-shm) cannot be used", path.display())]
     Index {
@@ -166,6 +184,16 @@ impl Explain for SqliteSourceError {
                  start the application first"
                     .to_owned()
             }
+            Self::IndexDeleted { .. } | Self::LogDeleted { .. } => {
+                "restart the application; protection goes on by itself then. Until it has closed the database, nobody \
+                 else may open it"
+                    .to_owned()
+            }
+            Self::LogOfReplaced { path } => format!(
+                "stop the application; if {0}-wal and {0}-shm are still there then, remove them: they belong to the file \
+                 that was replaced. Then start it again",
+                path.display()
+            ),
             _ => return None,
         })
     }

@@ -1,9 +1,7 @@
 //! The files of a database: which ones they are, whether they still are the same, and the descriptors we may hold.
 //!
 //! - `-wal`: SQLite takes no locks on it, so we open and close it as we like.
-//! - `-shm`: opened once and **kept as long as it has a name**. Closing any descriptor of it would drop all POSIX
-//!   locks this process has on it, those of SQLite's pins among them. That is why [`shared_index`] gives up only a file
-//!   that was deleted and that no source is on any more.
+//! - `-shm`: opened once and kept; see [`super::indexes`].
 //! - the database: never opened by us; see [`crate::capture::sqlite_ffi`].
 
 use std::ffi::OsString;
@@ -11,7 +9,6 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
@@ -47,30 +44,6 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-static INDEXES: Mutex<Vec<(FileId, Arc<File>)>> = Mutex::new(Vec::new());
-
-/// The process's one descriptor of a `-shm` file, opened for reading at the first call. It is closed when nobody can come
-/// to the file any more and the last source on it has let go: before that connections of this process may be on it, and
-/// we could not know.
-pub(super) fn shared_index(path: &Path) -> io::Result<(FileId, Arc<File>)> {
-    let mut known = INDEXES.lock().unwrap_or_else(PoisonError::into_inner);
-    let at_path = FileId::of(&std::fs::metadata(path)?);
-    if let Some((id, file)) = known.iter().find(|(id, _)| *id == at_path) {
-        return Ok((*id, file.clone()));
-    }
-    known.retain(|(_, file)| Arc::strong_count(file) > 1 || has_name(file));
-    let file = Arc::new(File::open(path)?);
-    // Registered before anything can fail, under the name of what was really opened.
-    let id = file.metadata().map_or(at_path, |metadata| FileId::of(&metadata));
-    known.push((id, file.clone()));
-    Ok((id, file))
-}
-
-/// Whether some path leads to an open file. Not knowing counts as yes.
-fn has_name(file: &File) -> bool {
-    file.metadata().map_or(true, |metadata| metadata.nlink() > 0)
-}
-
 /// Whether one other process holds both the writer's and the checkpointer's lock: a checkpoint that blocks writers is
 /// under way there, and may be waiting for our pin. (A process that writes on one connection and checkpoints on another
 /// looks the same.)
@@ -79,6 +52,12 @@ pub(super) fn checkpoint_blocks_writers(index: &File) -> bool {
     let pid_of = |start| holder(index, start, 1, FlockType::ReadLock).map(|lock| lock.pid);
     let checkpointer = pid_of(index::CHECKPOINT_LOCK_OFFSET);
     checkpointer.is_some() && checkpointer == pid_of(index::WRITE_LOCK_OFFSET)
+}
+
+/// Whether another process has the database open by this index.
+pub(super) fn others_have_open(index: &File) -> bool {
+    let probe = Flock { start: index::OPEN_LOCK_OFFSET, length: 1, ..Flock::from(FlockType::WriteLock) };
+    fcntl_getlk(index, &probe).ok().flatten().is_some()
 }
 
 /// Whether another process runs a checkpoint.
@@ -118,17 +97,31 @@ pub(super) struct Backfill {
     pub(super) frames: u32,
 }
 
-/// How much of which log is in the file; `None` while more may be, or nobody knows.
-pub(super) fn read_backfill(index: &File) -> io::Result<Option<Backfill>> {
+/// What the index says of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BackfillState {
+    /// It holds so much, after so many commits.
+    Known(Backfill, u32),
+    /// It may hold more: a checkpoint is under way or was broken off, or the index was recovered and does not know.
+    Attempted,
+    /// The index is being written.
+    Torn,
+}
+
+/// How much of which log is in the file.
+pub(super) fn read_backfill(index: &File) -> io::Result<BackfillState> {
     let mut bytes = [0; index::BACKFILL_ATTEMPTED_OFFSET as usize + 4];
     match index.read_exact_at(&mut bytes, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(BackfillState::Torn),
         other => other?,
     }
     let frames = index::native32(&bytes, index::BACKFILL_OFFSET as usize);
     let attempted = index::native32(&bytes, index::BACKFILL_ATTEMPTED_OFFSET as usize);
-    let head = index::IndexHead::parse(&bytes).ok().filter(|_| attempted <= frames);
-    Ok(head.map(|head| Backfill { salts: head.salts, frames }))
+    Ok(match index::IndexHead::parse(&bytes) {
+        Err(_) => BackfillState::Torn,
+        Ok(_) if attempted > frames => BackfillState::Attempted,
+        Ok(head) => BackfillState::Known(Backfill { salts: head.salts, frames }, head.change),
+    })
 }
 
 /// The number of backfilled frames.

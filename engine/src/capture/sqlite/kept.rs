@@ -111,9 +111,10 @@ impl Kept {
         }
     }
 
-    /// A transaction that was captured cuts the database to so many pages: keeps those that the file will lose.
-    pub(super) fn keep_beyond(&self, pages: u32, database: &Connection) {
-        for page in (pages.saturating_add(1)..=self.page_count).filter_map(PageNo::new) {
+    /// A transaction that was captured cuts the database from `known` pages to fewer: keeps those that the file will
+    /// lose. (What is beyond `known` was kept when it was lost, or was never the image's.)
+    pub(super) fn keep_beyond(&self, pages: u32, known: u32, database: &Connection) {
+        for page in (pages.saturating_add(1)..=known.min(self.page_count)).filter_map(PageNo::new) {
             self.keep(page, database);
         }
     }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
+use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::SqliteSourceError;
-use super::files::{self, FileId, beside};
+use super::files::{FileId, beside};
+use super::indexes::{self, Stray};
 use super::{Result, SqliteOptions};
 use crate::capture::sqlite_ffi;
 use crate::sqlite::header::{self, DatabaseHeader, DatabaseHeaderError, JournalKind};
@@ -48,6 +50,7 @@ impl Links {
     /// Opens the connections and takes the first pin.
     pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<(Self, DatabaseHeader)> {
         let database_id = identify(path)?;
+        require_no_stray(path, database_id)?;
         let pin = open_connection(path)?;
         let mut header = read_header(path, &pin)?;
         if header.journal == JournalKind::Rollback && options.convert_to_wal {
@@ -68,7 +71,7 @@ impl Links {
         }
         let io = |doing| move |source| SqliteSourceError::Io { path: path.to_owned(), doing, source };
         let (index_id, index) =
-            files::shared_index(&beside(path, "-shm")).map_err(io("open its shared index (-shm)"))?;
+            indexes::shared(&beside(path, "-shm")).map_err(io("open its shared index (-shm)"))?;
         let wal = File::open(beside(path, "-wal")).map_err(io("open its log (-wal)"))?;
         let wal_id = FileId::of(&wal.metadata().map_err(io("look at its log (-wal)"))?);
         let read_only = pin.is_readonly("main").map_err(|source| SqliteSourceError::Sqlite {
@@ -132,6 +135,28 @@ impl Links {
         begin_patiently(&self.path, self.pinned(), patience)
     }
 
+    /// Empties the log, if all of it is, or can be put, in the file and nobody reads it.
+    pub(super) fn truncate_log(&self) -> Result<()> {
+        let emptied = self.checkpointer.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE);
+        emptied.map(|_| ()).map_err(|error| explain(&self.path, "empty its log", error))
+    }
+
+    /// Closes everything as an application does: the last one to close puts the log into the file and deletes it.
+    pub(super) fn close(self) -> Result<()> {
+        self.unpin()?;
+        let Self { pins, checkpointer, locker, path, .. } = self;
+        drop((pins, locker));
+        let closed = checkpointer
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .and_then(|_| checkpointer.close().map_err(|(_, error)| error));
+        closed.map_err(|error| explain(&path, "close it", error))
+    }
+
+    /// The files are left as no longer those of the path.
+    pub(super) fn leave(&self) {
+        indexes::leave(self.index_id, self.database_id, &self.wal);
+    }
+
     /// Whether the paths still lead to what is open.
     pub(super) fn moved(&self) -> Result<Option<Moved>> {
         let at = |path: &Path| {
@@ -171,6 +196,22 @@ pub(super) fn identify(path: &Path) -> Result<FileId> {
         Err(source) => {
             Err(SqliteSourceError::Io { path: path.to_owned(), doing: "look at the file", source })
         }
+    }
+}
+
+/// Nothing is opened beside what an earlier source had to leave.
+fn require_no_stray(path: &Path, database: FileId) -> Result<()> {
+    let stray = indexes::stray(path, database).map_err(|source| SqliteSourceError::Io {
+        path: path.to_owned(),
+        doing: "look at its log",
+        source,
+    })?;
+    let path = path.to_owned();
+    match stray {
+        None => Ok(()),
+        Some(Stray::Index) => Err(SqliteSourceError::IndexDeleted { path }),
+        Some(Stray::Log) => Err(SqliteSourceError::LogDeleted { path }),
+        Some(Stray::Database) => Err(SqliteSourceError::LogOfReplaced { path }),
     }
 }
 

@@ -15,7 +15,8 @@
 //! Who does what: `attach` where capture begins, `look` what is published, `commits` handing it over, `wait` until there
 //! is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full images, `kept`
 //! what changes before an image has read it,
-//! `resume` going on after a restart, `stamp` a file that somebody else has written to, `files` descriptors and identities of files.
+//! `resume` going on after a restart, `stamp` a file that somebody else has written to, `leave` letting go of it, `files`
+//! what files are and say, `indexes` the descriptors of indexes and what was left behind on them.
 
 mod attach;
 mod commits;
@@ -23,9 +24,11 @@ mod cycle;
 mod error;
 mod files;
 mod image;
+mod indexes;
 mod kept;
 #[cfg(feature = "test-util")]
 pub(crate) mod laws;
+mod leave;
 mod links;
 mod log;
 mod look;
@@ -189,6 +192,8 @@ pub struct SqliteSource {
     unpinned: bool,
     /// The count before a reset that has not been shown to have lost nothing.
     unproven: Option<u32>,
+    /// The generation of the log before this one.
+    before_reset: Option<Salts>,
     /// Attached at an unknown place, and nothing captured from it yet.
     unplaced: bool,
     /// Nothing was looked at since the attach: what is found first was committed while nobody watched.
@@ -278,20 +283,18 @@ impl SqliteSource {
         self.crowded = transactions > 1;
         // What was seen last is kept only when all of it was captured, or when nobody could read it.
         let complete = outcome.is_ok() && self.has_seen();
-        let event = match outcome {
-            Ok(()) => {
+        // Whatever came of it: a sink that refuses must not keep a replaced file from being noticed.
+        let event = match (self.moved()?, outcome) {
+            (Some(moved), _) => Some(moved),
+            (None, Ok(())) => {
                 self.mismatch_since = None;
                 None
             }
-            Err(Trouble::Source(error)) => return Err(error.into()),
-            Err(Trouble::Sink(error)) => return Err(CaptureError::Sink(error)),
-            Err(Trouble::Passing(reason)) => self.pass_over(reason),
-            Err(Trouble::Lost(reason)) => Some(SourceEvent::LogLost { reason }),
-            Err(Trouble::Overwritten) => Some(SourceEvent::Overwritten),
-        };
-        let event = match self.moved()? {
-            Some(moved) => Some(moved),
-            None => event,
+            (None, Err(Trouble::Source(error))) => return Err(error.into()),
+            (None, Err(Trouble::Sink(error))) => return Err(CaptureError::Sink(error)),
+            (None, Err(Trouble::Passing(reason))) => self.pass_over(reason),
+            (None, Err(Trouble::Lost(reason))) => Some(SourceEvent::LogLost { reason }),
+            (None, Err(Trouble::Overwritten)) => Some(SourceEvent::Overwritten),
         };
         match event {
             None => {}
@@ -299,12 +302,11 @@ impl SqliteSource {
                 sink.distrust();
                 self.leave_overwritten()?;
             }
-            Some(_) => {
-                // A log that is not what was published, from which capture would go on at the same place: the next run
-                // would find the same.
-                if matches!(event, Some(SourceEvent::LogLost { .. })) {
-                    sink.distrust();
-                }
+            Some(SourceEvent::Replaced | SourceEvent::Vanished) => self.leave_moved(),
+            Some(SourceEvent::LogReplaced) => self.leave_log(),
+            Some(SourceEvent::LogLost { .. }) => {
+                // The next run would go on at the same place, and find the same log.
+                sink.distrust();
                 self.release();
             }
         }
@@ -388,11 +390,16 @@ impl SqliteSource {
     ///
     /// The first pin keeps all there is. But on slot 0 it makes every commit of the application try a checkpoint in vain,
     /// so it is exchanged for a marked one as soon as there is something to mark. Both keep every frame that is not in
-    /// the file, and a marked pin allows no reset.
+    /// the file, and a marked pin allows no reset. A file that was moved is left; the attach opens what is there then.
     ///
     /// # Errors
     /// When the source is not attached or its index cannot be read.
     pub fn hold(&mut self) -> Result<()> {
+        match self.moved()? {
+            Some(SourceEvent::Replaced | SourceEvent::Vanished) => self.leave_moved(),
+            Some(_) => self.leave_log(),
+            None => {}
+        }
         let Some(before) = self.look()?.filter(|look| self.slot.may_be_zero() && !look.is_backfilled())
         else {
             return Ok(());

@@ -6,15 +6,14 @@
 //! is under way, was written to by somebody else: the pages in it may not be the captured ones.
 //!
 //! It is a suspicion, no proof (the time alone can be set), and it is only raised: whoever captures compares the states.
+//! A recovery of the index breaks the rule (it begins with nothing backfilled), so what was known before it is forgotten.
 //! It comes in time: what is committed on top of such a file cannot be backfilled before our pin moves, which it does only
 //! after a look.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-use rusqlite::wal::CheckpointMode;
-
-use super::files::Backfill;
+use super::files::{Backfill, BackfillState};
 use super::look::Look;
 use super::{Result, SqliteSource, Trouble, files};
 use crate::sqlite::wal::Salts;
@@ -23,7 +22,28 @@ use crate::sqlite::wal::Salts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     backfill: Backfill,
+    /// The index's count of commits.
+    change: u32,
     file: FileStamp,
+}
+
+impl Stamp {
+    /// Whether a recovery has begun the index anew since: then all of the log is put into the file once more, and its
+    /// number of backfilled frames comes back to what it was.
+    fn is_before_recovery(self, now: Self) -> bool {
+        let went_back = now.change.wrapping_sub(self.change) > u32::MAX / 2;
+        went_back || now.backfill.salts == self.backfill.salts && now.backfill.frames < self.backfill.frames
+    }
+}
+
+/// What the index and the file say together.
+enum Sight {
+    Stamp(Stamp),
+    /// Nobody checkpoints, and yet nobody knows how much is in the file: the index was recovered, or a checkpoint was
+    /// broken off.
+    Unknown,
+    /// Not to be told at this moment.
+    Passing,
 }
 
 /// What changes when a file is written to.
@@ -42,8 +62,15 @@ impl FileStamp {
 impl SqliteSource {
     /// Whether somebody else than SQLite has written to the file since the last time that was asked.
     pub(super) fn is_overwritten(&mut self) -> Result<bool> {
-        let Some(now) = self.stamp()? else { return Ok(false) };
-        match self.stamp {
+        let now = match self.stamp()? {
+            Sight::Stamp(now) => now,
+            Sight::Passing => return Ok(false),
+            Sight::Unknown => {
+                self.stamp = None;
+                return Ok(false);
+            }
+        };
+        match self.stamp.filter(|before| !before.is_before_recovery(now)) {
             Some(before) if before.file != now.file && self.wrote_nothing(before.backfill, now.backfill) => {
                 Ok(true)
             }
@@ -75,21 +102,26 @@ impl SqliteSource {
         if self.is_overwritten()? { Err(Trouble::Overwritten) } else { Ok(()) }
     }
 
-    /// `None` when a checkpoint is under way, or was broken off.
-    fn stamp(&self) -> Result<Option<Stamp>> {
-        let Some(links) = self.links.as_ref().filter(|_| self.tells_times) else { return Ok(None) };
-        let backfill = || files::read_backfill(&links.index).map_err(|source| self.index_unreadable(source));
-        let Some(before) = backfill()? else { return Ok(None) };
+    fn stamp(&self) -> Result<Sight> {
+        let Some(links) = self.links.as_ref().filter(|_| self.tells_times) else { return Ok(Sight::Passing) };
+        let read = || files::read_backfill(&links.index).map_err(|source| self.index_unreadable(source));
+        let state = read()?;
         // When it is another file by now, or none, the look at the names will tell.
-        let Ok(metadata) = std::fs::metadata(&self.path) else { return Ok(None) };
+        let Ok(metadata) = std::fs::metadata(&self.path) else { return Ok(Sight::Passing) };
         if !links.is_database(&metadata) {
-            return Ok(None);
+            return Ok(Sight::Passing);
         }
         // Old versions of SQLite do not tell of an attempt, but hold the lock until they have told of its end.
-        if files::others_checkpoint(&links.index) || backfill()? != Some(before) {
-            return Ok(None);
+        if files::others_checkpoint(&links.index) || read()? != state {
+            return Ok(Sight::Passing);
         }
-        Ok(Some(Stamp { backfill: before, file: FileStamp::of(&metadata) }))
+        Ok(match state {
+            BackfillState::Known(backfill, change) => {
+                Sight::Stamp(Stamp { backfill, change, file: FileStamp::of(&metadata) })
+            }
+            BackfillState::Attempted => Sight::Unknown,
+            BackfillState::Torn => Sight::Passing,
+        })
     }
 
     /// Lets go of a file that was overwritten.
@@ -103,12 +135,12 @@ impl SqliteSource {
         if !self.look()?.is_some_and(Look::is_backfilled) {
             return Ok(());
         }
+        self.give_up_images("the database was overwritten");
         let Some(links) = &self.links else { return Ok(()) };
-        self.held_images().for_each(|image| image.give_up("the database was overwritten"));
         self.unpinned = true;
         links.unpin()?;
         // Nothing is written to the file: there is nothing to backfill but what is committed on top of it just now.
-        let emptied = links.checkpointer.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE);
+        let emptied = links.truncate_log();
         if emptied.is_ok() && self.look()?.is_some_and(|look| look.head.frames == 0) {
             self.release();
         }

@@ -183,3 +183,14 @@ fn the_index_of_a_replaced_database_is_given_up() {
     }
     assert!(held() <= 1, "{}", held());
 }
+
+#[test]
+fn a_log_that_comes_back_from_before_its_reset_is_not_captured_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut source, _) = captured(folder.path());
+    source.slot = Slot::Zero;
+    let head = source.look().unwrap().unwrap().head;
+    let next = IndexHead { salts: Salts(1, 2), ..head };
+    assert!(source.begin_generation::<Refused>(next).is_ok());
+    assert!(matches!(source.begin_generation::<Refused>(head), Err(Trouble::Lost(_))));
+}
