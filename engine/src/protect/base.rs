@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position};
 use crate::page::StateChecksum;
+use crate::protect::disk;
 use crate::protect::error::ProtectError;
 use crate::protect::packing::{Packed, pack_image};
 use crate::protect::ship::{chain, until_durable};
@@ -32,10 +33,6 @@ use crate::time::Timestamp;
 
 /// Packs that may wait in memory for the store; more wait on disk.
 const PACKS_IN_MEMORY: usize = 2;
-/// What of the disk packs leave free: it is the application's. As much as file systems keep back for their administrator,
-/// and on a small disk what an application may grow by before somebody looks. A twentieth, 1 GiB at least.
-const FREE_PART: u64 = 20;
-const FREE_MIN: u64 = 1 << 30;
 /// Between two looks whether the store has taken a pack.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -79,10 +76,7 @@ impl Parking {
     }
 
     fn has_room(&self, len: u64) -> bool {
-        self.bytes.load(Ordering::Relaxed) + len <= self.bytes_max
-            && rustix::fs::statvfs(&self.folder).is_ok_and(|disk| {
-                leaves_enough(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, len)
-            })
+        self.bytes.load(Ordering::Relaxed) + len <= self.bytes_max && disk::has_room(&self.folder, len)
     }
 
     fn park(&self, pack: &Pack) -> std::io::Result<PathBuf> {
@@ -111,10 +105,6 @@ impl Drop for Parking {
     fn drop(&mut self) {
         self.board.parked(0);
     }
-}
-
-fn leaves_enough(free: u64, disk: u64, len: u64) -> bool {
-    free.saturating_sub(len) >= FREE_MIN.max(disk / FREE_PART)
 }
 
 impl BaseJob {
@@ -376,14 +366,6 @@ mod tests {
         parking.park(&pack).unwrap();
         drop(parking);
         assert_eq!(board.now().spool_bytes, 0, "given up");
-    }
-
-    #[test]
-    fn packs_leave_the_application_a_part_of_its_disk() {
-        let gib = 1 << 30;
-        assert!(leaves_enough(3 * gib, 10 * gib, gib));
-        assert!(!leaves_enough(3 * gib / 2, 10 * gib, gib), "1 GiB");
-        assert!(!leaves_enough(5 * gib, 100 * gib, gib), "a twentieth");
     }
 
     #[test]

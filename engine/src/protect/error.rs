@@ -66,10 +66,13 @@ pub enum ProtectError {
         /// The database it knows.
         database: DatabaseId,
     },
-    /// The spool has reached its limit; nothing more is let go of.
-    #[error("the spool holds {bytes} bytes, its limit: the store takes too little")]
+    /// The spool has reached its limit, or has left no more of the disk than is the application's; nothing more is let go
+    /// of.
+    #[error(
+        "{bytes} bytes wait for the store, and the spool has no room for more: the store takes too little"
+    )]
     SpoolFull {
-        /// Bytes in it.
+        /// Bytes that wait.
         bytes: u64,
     },
     /// The position was not durable in time.

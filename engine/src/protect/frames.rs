@@ -1,16 +1,20 @@
 //! Where the frames of an open part collect: in memory while they are few, in a spool file when a transaction is huge.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::fs::FallocateFlags;
 
 use crate::segment::FrameSink;
 
 /// Frames past this many bytes go to a file. 8 MiB.
 const MEMORY_MAX: usize = 8 << 20;
+/// Bytes that are on the disk twice while a part is made of its frames. 16 MiB.
+const MOVED_AT_ONCE: u64 = 16 << 20;
 
 /// Collects the frames of one part.
 pub(crate) struct FrameBuffer {
@@ -70,9 +74,7 @@ impl FrameBuffer {
         let whole = self.scratch.with_extension("whole.partial");
         let mut target = File::create(&whole)?;
         target.write_all(prologue)?;
-        let mut frames = file;
-        frames.seek(SeekFrom::Start(0))?;
-        let copied = io::copy(&mut frames, &mut target)?;
+        let copied = move_bytes(file, &mut target)?;
         if copied != frames_len {
             return Err(not_whole(copied, frames_len));
         }
@@ -80,6 +82,23 @@ impl FrameBuffer {
         std::fs::rename(&whole, &path)?;
         std::fs::remove_file(&self.scratch)?;
         Ok(PartBody::File { path, len: prologue.len() as u64 + frames_len })
+    }
+}
+
+/// Copies a file and gives the room of what is copied back as it goes: a huge part is not on the disk twice.
+fn move_bytes(mut from: &File, to: &mut File) -> io::Result<u64> {
+    from.seek(SeekFrom::Start(0))?;
+    let mut moved = 0;
+    loop {
+        let count = io::copy(&mut from.take(MOVED_AT_ONCE), to)?;
+        if count == 0 {
+            return Ok(moved);
+        }
+        // Where the file system cannot, it is on the disk twice for a while.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ =
+            rustix::fs::fallocate(from, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, moved, count);
+        moved += count;
     }
 }
 

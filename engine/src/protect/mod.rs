@@ -13,6 +13,7 @@ mod base;
 mod begin;
 mod claims;
 mod commands;
+mod disk;
 mod driver;
 mod error;
 mod fork;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::ids::{TxId, TxRange};
+use crate::protect::disk;
 use crate::protect::error::ProtectError;
 use crate::protect::frames::{FrameBuffer, PartBody};
 use crate::protect::spool::Spool;
@@ -158,6 +159,12 @@ impl OutboxQueue {
         (sum(Shipment::memory_bytes), sum(Shipment::spooled_bytes))
     }
 
+    /// Bytes of the largest part that waits.
+    fn largest(&self) -> Option<u64> {
+        let queue = self.lock();
+        queue.shipments.iter().flat_map(|shipment| &shipment.parts).map(|part| part.body.len()).max()
+    }
+
     fn publish(&self) {
         let (queue_bytes, spool_bytes) = self.waiting();
         self.board.update(|status| (status.queue_bytes, status.spool_bytes) = (queue_bytes, spool_bytes));
@@ -241,15 +248,26 @@ impl Outbox {
 
     /// Makes sure that a kill of this process loses no closed part: each is durable, or in the spool.
     ///
+    /// The largest part does not count: a transaction larger than the spool is on the disk already, and refusing it would
+    /// make nothing smaller. And what fits into memory is always taken: the log would grow by more.
+    ///
     /// # Errors
     /// When the spool is full or cannot be written.
     pub(crate) fn secure(&mut self) -> Result<(), ProtectError> {
-        self.spool_all()?;
-        let (_, bytes) = self.queue.waiting();
-        if bytes + self.unshipped_bytes() > self.limits.spool {
-            Err(ProtectError::SpoolFull { bytes })
-        } else {
-            Ok(())
+        let (memory, spooled) = self.queue.waiting();
+        let unshipped = self.unshipped.iter().map(Part::memory_bytes).sum::<u64>();
+        let (new, bytes) = (memory + unshipped, memory + spooled + self.unshipped_bytes());
+        let largest = self.queue.largest().max(self.unshipped.iter().map(|part| part.body.len()).max());
+        let counted = bytes - largest.unwrap_or(0);
+        let is_much = counted > self.limits.memory && new > 0;
+        if counted > self.limits.spool || is_much && !disk::has_room(self.spool.folder(), new) {
+            return Err(ProtectError::SpoolFull { bytes });
+        }
+        match self.spool_all() {
+            Err(ProtectError::State { source, .. }) if disk::is_full(&source) => {
+                Err(ProtectError::SpoolFull { bytes })
+            }
+            other => other,
         }
     }
 
@@ -371,7 +389,23 @@ mod tests {
         outbox.push(part(1, 90));
         outbox.secure().unwrap();
         outbox.push(part(2, 90));
-        assert!(matches!(outbox.secure(), Err(ProtectError::SpoolFull { .. })));
+        outbox.secure().unwrap();
+        outbox.push(part(3, 20));
+        assert!(matches!(outbox.secure(), Err(ProtectError::SpoolFull { bytes: 200 })));
         assert!(outbox.has_unshipped_parts());
+        assert_eq!(outbox.spool.parts().unwrap().len(), 2, "what is refused is not written");
+    }
+
+    #[test]
+    fn a_transaction_larger_than_the_spool_does_not_fill_it() {
+        let state = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(state.path(), OutboxLimits { memory: 100, spool: 100 });
+        outbox.push(part(1, 5_000));
+        outbox.secure().unwrap();
+        outbox.ship();
+        outbox.push(part(2, 50));
+        outbox.secure().unwrap();
+        outbox.push(part(3, 60));
+        assert!(outbox.secure().is_err());
     }
 }

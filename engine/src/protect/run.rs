@@ -1,5 +1,6 @@
 //! One run of the capture thread: from a beginning to a stop, or to whatever breaks the thread.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::protect::ProtectOptions;
 use crate::protect::base::{BaseFacts, BaseJob};
 use crate::protect::begin::Beginning;
 use crate::protect::commands::Command;
+use crate::protect::disk;
 use crate::protect::driver::{Driver, Ended};
 use crate::protect::error::ProtectError;
 use crate::protect::found::{self, Found, Record};
@@ -529,10 +531,13 @@ impl Run {
         Ok(Ended::Again)
     }
 
-    /// With a full spool: holds the source's log until it reaches its ceiling, or until the application waits to empty
-    /// it; then lets go and waits for room. What was committed meanwhile becomes a gap.
+    /// With a full spool: holds the source's log until it reaches its ceiling, its disk is nearly full, or the application
+    /// waits to empty it; then lets go and waits for room. What was committed meanwhile becomes a gap.
     fn let_go_if_it_must(&mut self, driver: &mut Driver) -> Result<Option<Ended>, ProtectError> {
-        if self.source.log_bytes()? < driver.options.source_log_bytes && !self.waited_for.look(&self.source) {
+        let folder = self.source.path().parent().unwrap_or(Path::new("."));
+        let may_grow =
+            self.source.log_bytes()? < driver.options.source_log_bytes && disk::has_room(folder, 0);
+        if may_grow && !self.waited_for.look(&self.source) {
             return Ok(None);
         }
         self.source.release();
