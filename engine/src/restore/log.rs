@@ -190,7 +190,7 @@ fn explain(failure: Failure, key: &SegmentKey, path: &Path, cancel: &Cancel) -> 
         Failure::Segment(error @ SegmentError::NotAdjacent { .. }) => {
             RestoreError::NotJoined { segment: Box::new(*key), source: Box::new(error) }
         }
-        Failure::Segment(error) => ReadError::damaged(key, &error).into(),
+        Failure::Segment(error) => ReadError::of_segment(key, &error).into(),
     }
 }
 
