@@ -1,7 +1,7 @@
 //! Makes a plan: the pure steps of [`crate::plan`], with the few reads between them.
 //!
-//! What a target means is decided once, on the whole history ([`goal`]). Whatever turns out to be damaged after that, every
-//! further plan is one for that very state ([`plan_to`]).
+//! What a target means is decided once, on the whole history ([`goal`]). Whatever turns out to be damaged after that,
+//! every further plan is one for that very state ([`plan_to`]).
 
 use std::sync::Arc;
 

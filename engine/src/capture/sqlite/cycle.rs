@@ -32,8 +32,8 @@ const PROBE_PAUSE: Duration = Duration::from_millis(10);
 const WAITING_PAUSE: Duration = Duration::from_millis(2);
 /// After so many probes, a tenth of a second, advancing is of no use.
 const WAITING_MAX: u32 = 50;
-/// How long nothing is pinned for a checkpoint at a time. SQLite sleeps 100 ms between two attempts, on a crowded machine
-/// more; as long as it waits nothing can be committed.
+/// How long nothing is pinned for a checkpoint at a time. SQLite sleeps 100 ms between two attempts, on a crowded
+/// machine more; as long as it waits nothing can be committed.
 const ASIDE_MAX: Duration = Duration::from_secs(1);
 /// How long the write lock is asked for, and how often.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
@@ -199,8 +199,8 @@ impl SqliteSource {
             && self.links.as_ref().is_some_and(|links| !files::others_read(&links.index))
     }
 
-    /// The only way the pin ever moves while something is pinned. The order is the proof: begin, then read what is published, capture it, and
-    /// only then end the old transaction. `false` when the pin stayed where it was.
+    /// The only way the pin ever moves while something is pinned. The order is the proof: begin, then read what is
+    /// published, capture it, and only then end the old transaction. `false` when the pin stayed where it was.
     fn advance<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Result<bool, Trouble<S::Error>> {
         let before = self.look()?;
         let Some(links) = &self.links else { return Ok(false) };
@@ -365,8 +365,8 @@ impl SqliteSource {
         Ok(())
     }
 
-    /// Pins nothing until all is backfilled, at most as long as `may` says. If the log is reset meanwhile, what is captured
-    /// then must be all that was committed; else that is said. Whether all was backfilled.
+    /// Pins nothing until all is backfilled, at most as long as `may` says. If the log is reset meanwhile, what is
+    /// captured then must be all that was committed; else that is said. Whether all was backfilled.
     fn without_pin<S: Sink>(
         &mut self,
         sink: &mut S,
