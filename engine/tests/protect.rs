@@ -338,7 +338,8 @@ async fn bases_come_by_work_share_their_chunks_and_bound_what_a_restore_replays(
     let end = Instant::now() + PATIENCE;
     let (history, plan) = loop {
         let history = bench.history().await;
-        let plan = restore::plan(&bench.repository, &history, Target::Latest, Timestamp::now()).await.unwrap();
+        let plan =
+            restore::plan(&bench.repository, &history, Target::Latest, Timestamp::now()).await.unwrap();
         // The last base may be under way.
         if plan.transactions < 1000 || Instant::now() > end {
             break (history, plan);

@@ -134,7 +134,10 @@ fn a_missing_segment_is_named_and_the_points_around_it_are_offered() {
     assert!(verdict["databases"][0]["problems"].to_string().contains(lost), "{verdict}");
     let status = world.everwhen(&["status", "app.db", "--json"]).exits(0).json();
     let status = &status["databases"][0];
-    assert_eq!(status["durable"]["position"], positions[1], "what cannot be rebuilt is called durable: {status}");
+    assert_eq!(
+        status["durable"]["position"], positions[1],
+        "what cannot be rebuilt is called durable: {status}"
+    );
     assert!(status["reasons"].to_string().contains(lost), "{status}");
     assert_eq!(exact_or_refused(&world, &oracle, &positions, "hole"), 3);
 }
