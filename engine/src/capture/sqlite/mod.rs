@@ -432,6 +432,12 @@ impl SqliteSource {
         self.links.as_ref().is_some_and(|links| files::checkpoint_blocks_writers(&links.index))
     }
 
+    /// What is wrong with the database, as far as a look at its schema shows: capture keeps what there is.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        self.links.as_ref().and_then(Links::schema_damage)
+    }
+
     /// Figures of the log, as it is now.
     ///
     /// # Errors
