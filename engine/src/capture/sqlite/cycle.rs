@@ -325,6 +325,8 @@ impl SqliteSource {
         if self.advance(sink, transactions)? {
             self.backfill()?;
         }
+        // That took as long as the disk did: what was committed meanwhile is not to be captured under the lock.
+        *transactions += self.capture_published(sink)?;
         if !self.take_write_lock()? {
             return Ok(false);
         }
