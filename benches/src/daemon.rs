@@ -204,8 +204,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Starts one, and waits until its first full copy is compacted too, which litestream does within half a minute once there
-    /// is something new: a transaction of `writer` gives it that.
+    /// Starts one, and waits until its first full copy is compacted too, which litestream does within half a minute
+    /// once there is something new: a transaction of `writer` gives it that.
     ///
     /// # Errors
     /// When that takes ten minutes, and SQLite's.
@@ -239,8 +239,8 @@ impl Daemon {
         self.wait_for(|stored| stored.names.iter().any(|name| self.system.is_full_copy(name)))
     }
 
-    /// Waits until what is stored is as wanted, looking every 2 ms for a second, then every 20: each look reads all names,
-    /// which takes from the cores that it works on.
+    /// Waits until what is stored is as wanted, looking every 2 ms for a second, then every 20: each look reads all
+    /// names, which takes from the cores that it works on.
     ///
     /// # Errors
     /// When that takes ten minutes.

@@ -87,8 +87,8 @@ pub fn lag(
     })
 }
 
-/// Milliseconds from the return of each of some rare commits until its segment stands in the store of a daemon in a process of
-/// its own, which is looked at every 50 µs.
+/// Milliseconds from the return of each of some rare commits until its segment stands in the store of a daemon in a
+/// process of its own, which is looked at every 50 µs.
 ///
 /// # Errors
 /// SQLite's, and when a segment does not come.

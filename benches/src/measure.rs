@@ -70,8 +70,8 @@ impl Stopwatch {
     }
 }
 
-/// In which order `count` systems take their turns in a round: each is first as often as the others, so that none always finds
-/// the machine as the same other left it.
+/// In which order `count` systems take their turns in a round: each is first as often as the others, so that none
+/// always finds the machine as the same other left it.
 pub fn turns(count: usize, round: u64) -> impl Iterator<Item = usize> {
     (0..count).map(move |turn| (turn + round as usize) % count)
 }

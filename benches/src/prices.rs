@@ -54,7 +54,8 @@ impl Everwhen {
     /// While it ships, it looks every 5 s (a HEAD) whether another host has claimed the database.
     pub const CLAIM_LOOKS_H: f64 = 720.0;
 
-    /// What it asks of the store: a segment an interval, or one a transaction when they are rarer; marks; looks at the claim.
+    /// What it asks of the store: a segment an interval, or one a transaction when they are rarer; marks; looks at the
+    /// claim.
     #[must_use]
     pub fn load(self) -> Load {
         let segments_h = 3600.0 * self.per_second.min(1.0 / self.flush_s);

@@ -41,8 +41,8 @@ pub fn process_use(pid: u32) -> Option<ProcessUse> {
     })
 }
 
-/// Read from the process' own clock, in nanoseconds: `/proc` tells the time of a whole process in ticks of a hundredth of
-/// a second, and in nanoseconds only that of threads that have not ended.
+/// Read from the process' own clock, in nanoseconds: `/proc` tells the time of a whole process in ticks of a hundredth
+/// of a second, and in nanoseconds only that of threads that have not ended.
 fn processor_seconds(pid: u32) -> Option<f64> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?);
     let time = ClockId::pid_cpu_clock_id(pid).and_then(ClockId::now).ok()?;

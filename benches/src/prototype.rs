@@ -1,5 +1,6 @@
-//! Figures of the prototype by which the format was chosen, to compare with: its encoding "prefix frame 64, zstd 1, hash table
-//! of 2^17" at 100 transactions a segment, on streams of the same kinds (not the same bytes), one core of a like machine.
+//! Figures of the prototype by which the format was chosen, to compare with: its encoding "prefix frame 64, zstd 1,
+//! hash table of 2^17" at 100 transactions a segment, on streams of the same kinds (not the same bytes), one core of a
+//! like machine.
 
 use crate::workload::Workload;
 

@@ -222,8 +222,8 @@ fn version(program: &Path, argument: &str) -> String {
     text.lines().next().unwrap_or("of unknown version").trim().to_owned()
 }
 
-/// The commit that what we measure is built from; with `-dirty` when the sources differ from it. What a run writes itself, the
-/// README and the results, makes nothing dirty.
+/// The commit that what we measure is built from; with `-dirty` when the sources differ from it. What a run writes
+/// itself, the README and the results, makes nothing dirty.
 #[must_use]
 pub fn revision() -> String {
     let commit = git(&["rev-parse", "--short", "HEAD"]);

@@ -1,8 +1,9 @@
 //! What the C library's allocator gives back to the system.
 //!
-//! glibc maps large blocks one by one and unmaps them when they are freed, but raises its idea of "large" to the size of
-//! each block that is freed, up to 32 MiB, and what it trims with it. A base takes packs of 8 MiB, so after the first one every
-//! arena keeps tens of megabytes that nobody uses, and each base leaves a little more. A bound that is set stays.
+//! glibc maps large blocks one by one and unmaps them when they are freed, but raises its idea of "large" to the size
+//! of each block that is freed, up to 32 MiB, and what it trims with it. A base takes packs of 8 MiB, so after the
+//! first one every arena keeps tens of megabytes that nobody uses, and each base leaves a little more. A bound that is
+//! set stays.
 
 /// Blocks from this size are mapped: more than a chunk's buffers need, less than any pack.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -38,8 +38,8 @@ fn cannot_write(error: &std::io::Error) -> Failure {
     Failure::io("cannot write to standard output", error)
 }
 
-/// How far long work is, on standard error: on a terminal a bar with phase, bytes, rate and time left; else, and when all
-/// is to be JSON, a line of JSON a second.
+/// How far long work is, on standard error: on a terminal a bar with phase, bytes, rate and time left; else, and when
+/// all is to be JSON, a line of JSON a second.
 pub(crate) enum Progress {
     /// For people.
     Bar(Bar),

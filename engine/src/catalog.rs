@@ -5,9 +5,9 @@
 //!
 //! Nothing in it is believed blindly. Every row carries a checksum and every timeline its number of rows: when one does
 //! not fit, the database is listed anew. A key that is gone from the repository, or a refusal of any kind, makes
-//! [`Cataloged`] forget and list before it repeats the answer. What it never forgets is how far a timeline reached: when its
-//! end is not there any more, that is damage, and an earlier state is not the latest. And a restore is proven against the checksum that is
-//! recorded with the transaction, wherever the plan came from.
+//! [`Cataloged`] forget and list before it repeats the answer. What it never forgets is how far a timeline reached:
+//! when its end is not there any more, that is damage, and an earlier state is not the latest. And a restore is proven
+//! against the checksum that is recorded with the transaction, wherever the plan came from.
 
 #[cfg(feature = "test-util")]
 pub(crate) mod laws;
@@ -385,9 +385,9 @@ impl<O: Inventory> Cataloged<O> {
         noted(self.lock().forget(database));
     }
 
-    /// Runs `work` on what exists of a database; only what came after the last time is listed. When it fails because of what
-    /// the history says, it runs once more on a history that was listed anew: what the catalog remembered may not be there
-    /// any more. `heard` is a live daemon's word, heard before this.
+    /// Runs `work` on what exists of a database; only what came after the last time is listed. When it fails because of
+    /// what the history says, it runs once more on a history that was listed anew: what the catalog remembered may not
+    /// be there any more. `heard` is a live daemon's word, heard before this.
     ///
     /// # Errors
     /// Those of `work`, and [`ReadError`] when the repository cannot be listed.

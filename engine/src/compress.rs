@@ -1,8 +1,8 @@
 //! The only user of zstd: contexts that are kept and lent out, a prefix for each frame, and strict decompression.
 //!
-//! A context and its scratch buffers take 1 to 3 MiB, by its setting, and are needed only while a frame is compressed. So
-//! they are shared by all encoders of the process: as many exist as threads compress at the same moment, and a few of each
-//! setting are kept. Work that comes rarely and compresses much, as a base does, has its own and drops it.
+//! A context and its scratch buffers take 1 to 3 MiB, by its setting, and are needed only while a frame is compressed.
+//! So they are shared by all encoders of the process: as many exist as threads compress at the same moment, and a few
+//! of each setting are kept. Work that comes rarely and compresses much, as a base does, has its own and drops it.
 #![warn(clippy::indexing_slicing)]
 
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! What the application feels of being captured: no busy answers, no checkpoints in vain, a log that stays short. How fast
-//! all of it is, the benches measure.
+//! What the application feels of being captured: no busy answers, no checkpoints in vain, a log that stays short. How
+//! fast all of it is, the benches measure.
 
 #![allow(clippy::unwrap_used, reason = "what helps tests fails as tests do")]
 
@@ -72,8 +72,8 @@ fn an_applications_full_restart_and_truncate_checkpoints_always_come_through() {
     });
 }
 
-/// SQLite's checkpoint waits for the slot of a reader that was behind. A pin that takes that slot at the wrong instant is
-/// waited for for ever, with all writers behind it, however often it moves on.
+/// SQLite's checkpoint waits for the slot of a reader that was behind. A pin that takes that slot at the wrong instant
+/// is waited for for ever, with all writers behind it, however often it moves on.
 #[test]
 fn a_checkpoint_that_waits_for_a_slot_our_pin_has_taken_comes_through() {
     let folder = tempfile::tempdir().unwrap();

@@ -356,6 +356,22 @@ fn a_header_that_lies_is_refused_without_a_panic() {
 }
 
 #[test]
+fn a_damaged_schema_is_told_and_captured_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    insert(&app, 100);
+    app.query_row("PRAGMA wal_checkpoint(truncate)", [], |_| Ok(())).unwrap();
+    drop(app);
+    assert_eq!(Rig::attach(&path).source.damage(), None);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] = 0xff;
+    std::fs::write(&path, bytes).unwrap();
+    let mut rig = Rig::attach(&path);
+    assert!(rig.source.damage().is_some());
+    rig.settle_and_compare();
+}
+
+#[test]
 fn a_rollback_journal_database_is_converted_only_when_asked() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.db");

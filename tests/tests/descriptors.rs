@@ -25,8 +25,9 @@ fn watch(path: &Path) -> Inotify {
     watch
 }
 
-/// Images are looked after in the engine's `protect.rs`: here none is taken but at the start. inotify tells of every process: the application keeps its one connection open, and the commands beside the daemon have
-/// no reason to open the database either.
+/// Images are looked after in the engine's `protect.rs`: here none is taken but at the start. inotify tells of every
+/// process: the application keeps its one connection open, and the commands beside the daemon have no reason to open
+/// the database either.
 #[test]
 fn the_daemon_never_closes_the_database_or_its_index() {
     let world = World::new(PROGRAM);

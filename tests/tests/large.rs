@@ -1,4 +1,5 @@
-//! A database over 1 GiB, whose lock-byte page SQLite never stores: through capture, base, restore and deep verification.
+//! A database over 1 GiB, whose lock-byte page SQLite never stores: through capture, base, restore and deep
+//! verification.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::io::Read;

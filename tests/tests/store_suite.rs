@@ -1,5 +1,5 @@
-//! One suite for every kind of store (memory, a folder, three clouds over real HTTP), and one for a repository on each of
-//! them, in the clear and encrypted; then what only some stores do wrong. What clouds do wrong: `clouds.rs`.
+//! One suite for every kind of store (memory, a folder, three clouds over real HTTP), and one for a repository on each
+//! of them, in the clear and encrypted; then what only some stores do wrong. What clouds do wrong: `clouds.rs`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! What does a transaction cost, and how far behind are we, from ten transactions a second to all that the machine takes?
+//! What does a transaction cost, and how far behind are we, from ten transactions a second to all that the machine
+//! takes?
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What does an object store charge for a database and a month? Arithmetic on what was measured: nothing is measured here.
+//! What does an object store charge for a database and a month? Arithmetic on what was measured: nothing is measured
+//! here.
 
 use serde_json::{Value, json};
 

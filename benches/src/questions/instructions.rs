@@ -1,4 +1,5 @@
-//! How many instructions does each pure operation take? Steadier than time: two builds can be compared on a busy machine.
+//! How many instructions does each pure operation take? Steadier than time: two builds can be compared on a busy
+//! machine.
 
 use std::path::Path;
 use std::process::Command;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::{History, Point, Seen};
 use everwhen_engine::ids::DatabaseId;
-use everwhen_engine::plan::{RestorePlan, Target};
+use everwhen_engine::plan::{RestorePlan, Target, locate};
 use everwhen_engine::restore::{
     self, Cancel, Options, Order, ProgressFn, RestoreError, RestorePoint, RestoreReport,
 };
@@ -25,6 +25,8 @@ use crate::wire::{point_out, progress_out, target_in, time_in, time_out};
 
 /// Restore points in one message of a listing.
 const POINTS_IN_A_PART: usize = 2_000;
+/// Flaws of a history that a status names; `everwhen history` has all.
+const FLAWS_TOLD: usize = 8;
 /// Messages of a restore that may wait for a slow caller; progress that finds no room is dropped.
 const EVENTS_WAITING: usize = 16;
 
@@ -69,10 +71,13 @@ impl DatabaseReader {
         let history = self.read_history().await?;
         let covered_through = history.covered_through().map(time_out);
         let history = history_out(&history, self.described());
+        let nobody = "no running daemon answers for it here: this is what the repository holds";
+        let mut reasons = vec![nobody.to_owned()];
+        reasons.extend(history.flaws.into_iter().take(FLAWS_TOLD));
         Ok(v1::DatabaseStatus {
             database: history.database,
             health: v1::Health::Attention.into(),
-            reasons: vec!["no running daemon answers for it here: this is what the repository holds".into()],
+            reasons,
             durable: history.latest,
             window: history.windows.last().cloned(),
             gaps: history.gaps.len() as u64,
@@ -287,6 +292,14 @@ fn report_out(report: &RestoreReport) -> v1::RestoreReport {
     }
 }
 
+/// The newest state that can be rebuilt: behind a lost object it is an earlier one than the last.
+fn newest_restorable(history: &History) -> Option<Point> {
+    match locate(history, Target::Latest, Timestamp::now()) {
+        Ok(_) => history.newest(),
+        Err(error) => error.nearest().before,
+    }
+}
+
 fn history_out(history: &History, database: v1::Database) -> v1::GetHistoryResponse {
     let windows = history
         .windows()
@@ -317,7 +330,7 @@ fn history_out(history: &History, database: v1::Database) -> v1::GetHistoryRespo
         bases: bases.collect(),
         segments: history.segments().count() as u64,
         log_bytes: history.segments().map(|segment| segment.size).sum(),
-        latest: history.newest().map(|point| point_out(point.position, Some(point.time))),
+        latest: newest_restorable(history).map(|point| point_out(point.position, Some(point.time))),
         database: Some(database),
         flaws: history.flaws().iter().map(ToString::to_string).collect(),
     }

@@ -82,8 +82,9 @@ impl Home {
     }
 }
 
-/// A folder for a database's state. It is known before the database has an id, and another repository's database of
-/// the same name has another one. So has one whose name is only the same after what a folder cannot be called was taken out.
+/// A folder for a database's state. It is known before the database has an id, and another repository's database of the
+/// same name has another one. So has one whose name is only the same after what a folder cannot be called was taken
+/// out.
 fn folder_name(name: &str, repository: &str) -> PathBuf {
     let plain: String = name
         .chars()

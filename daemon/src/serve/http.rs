@@ -1,7 +1,7 @@
 //! The smallest HTTP server that Prometheus and load balancers can talk to: GET, one answer, connection closed.
 //!
-//! `/metrics` Prometheus text · `/healthz` 200 while the daemon runs · `/readyz` 200 unless it is starting or a database is
-//! failing, with the reasons. Requests are bounded in size, time and number; bodies are not read.
+//! `/metrics` Prometheus text · `/healthz` 200 while the daemon runs · `/readyz` 200 unless it is starting or a
+//! database is failing, with the reasons. Requests are bounded in size, time and number; bodies are not read.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -190,7 +190,8 @@ pub(crate) fn sound_segments(
     segments
 }
 
-/// One lost claim is one flaw, whatever was written under it, and so is one that is of no use because its parent's is lost.
+/// One lost claim is one flaw, whatever was written under it, and so is one that is of no use because its parent's is
+/// lost.
 fn add(flaw: Flaw, flaws: &mut Vec<Flaw>) {
     let told = match flaw {
         Flaw::Unclaimed(lost) => lost_line(flaws, lost).is_some(),

@@ -1,10 +1,10 @@
 //! Makes bases: full images at one position, in chunks shared with the base before.
 //!
-//! The image is read, compressed and packed while the database goes on changing; packs go to the store while the reading
-//! goes on. When the store is slower than the disk, finished packs wait in the state folder: the source keeps what changes
-//! before it is read, and should not do so for as long as a store takes. As many as the spool may hold, and never so many
-//! that the application's disk gets full; then the image waits with them.
-//! The manifest comes last: a base exists when its manifest does.
+//! The image is read, compressed and packed while the database goes on changing; packs go to the store while the
+//! reading goes on. When the store is slower than the disk, finished packs wait in the state folder: the source keeps
+//! what changes before it is read, and should not do so for as long as a store takes. As many as the spool may hold,
+//! and never so many that the application's disk gets full; then the image waits with them. The manifest comes last: a
+//! base exists when its manifest does.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -108,8 +108,8 @@ impl Drop for Parking {
 }
 
 impl BaseJob {
-    /// Makes the base. A store that does not take something is waited out; one that cannot tell what it has, or an image that
-    /// is not what was captured, is an error.
+    /// Makes the base. A store that does not take something is waited out; one that cannot tell what it has, or an
+    /// image that is not what was captured, is an error.
     pub(crate) async fn run(mut self) -> Result<Arc<Manifest>, ProtectError> {
         self.previous =
             reusable(&self.repository, self.database, self.point.position, self.previous.take()).await?;
@@ -303,8 +303,8 @@ impl Default for BaseRule {
     }
 }
 
-/// The base before, as far as its packs are still in the store: what is not is stored again, and so a history whose packs
-/// were lost is whole again from the next base on.
+/// The base before, as far as its packs are still in the store: what is not is stored again, and so a history whose
+/// packs were lost is whole again from the next base on.
 async fn reusable(
     repository: &Repository,
     database: DatabaseId,

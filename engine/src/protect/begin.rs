@@ -8,8 +8,9 @@
 //! | the same numbers may be given out twice, or somebody has claimed a later timeline | the next timeline, forked where the log goes on |
 //! | nothing of the timeline is certain | the next timeline, its first transaction given by a base |
 //!
-//! (`known` has the rules.) Then the source is asked whether its log goes on from there. If not, the page table tells the
-//! difference, which is one transaction that ends a gap. Only when the table is of no use is the state given by a new base.
+//! (`known` has the rules.) Then the source is asked whether its log goes on from there. If not, the page table tells
+//! the difference, which is one transaction that ends a gap. Only when the table is of no use is the state given by a
+//! new base.
 //!
 //! One object of the repository that is damaged stops nothing: the next best is gone on with, and a warning given.
 
@@ -237,8 +238,8 @@ fn name_taken(options: &ProtectOptions, record: &DatabaseRecord) -> ProtectError
     }
 }
 
-/// A new timeline without a parent: a put of the first base may be under way still, and two bases at one position would be
-/// two states.
+/// A new timeline without a parent: a put of the first base may be under way still, and two bases at one position would
+/// be two states.
 async fn begin_anew(driver: &Driver, database: DatabaseId) -> Result<Beginning, ProtectError> {
     let mark = first_mark(claim(driver, database, None, ForkReason::NotProven).await?);
     let note = format!("timeline {} was begun anew: nothing before it is certain", mark.timeline);
@@ -272,7 +273,8 @@ async fn fork_at_tip(driver: &Driver, database: DatabaseId, why: &str) -> Result
     })
 }
 
-/// The page table at a position, rebuilt from the repository in a scratch file; `None` (with a warning) when it cannot be.
+/// The page table at a position, rebuilt from the repository in a scratch file; `None` (with a warning) when it cannot
+/// be.
 pub(crate) async fn rebuilt_table(driver: &Driver, database: DatabaseId, at: Position) -> Option<PageTable> {
     let scratch = driver.options.state.join("rebuild.partial");
     let rebuilt = rebuild(&driver.repository, database, at, &scratch).await;

@@ -69,8 +69,8 @@ pub(crate) struct OurClaim {
     pub(super) nonce: [u8; 8],
 }
 
-/// Claims the next free timeline after all that can be read. A claim that a start has made and then failed before it could use it is used by
-/// the next: a full disk would make thousands over a night.
+/// Claims the next free timeline after all that can be read. A claim that a start has made and then failed before it
+/// could use it is used by the next: a full disk would make thousands over a night.
 pub(super) async fn claim(
     driver: &Driver,
     database: DatabaseId,

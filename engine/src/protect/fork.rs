@@ -1,7 +1,7 @@
 //! New timelines: where each begins.
 //!
-//! A timeline is never taken up again once its log cannot be shown to go on: the next free number is claimed, with the last
-//! state that is certain as its parent. Nothing is lost by it, both stay restorable.
+//! A timeline is never taken up again once its log cannot be shown to go on: the next free number is claimed, with the
+//! last state that is certain as its parent. Nothing is lost by it, both stay restorable.
 
 use std::collections::BTreeSet;
 

@@ -100,8 +100,8 @@ fn compare(beginning: Beginning, mut scan: Scan, same: Option<Vec<u8>>) -> Found
     Found { mark, table, record, journal, spooled, stored }
 }
 
-/// What the journal says until an image is recorded: the state before it. Where that is not known, only whose the timeline
-/// is, so that the next start finds the last state in the repository.
+/// What the journal says until an image is recorded: the state before it. Where that is not known, only whose the
+/// timeline is, so that the next start finds the last state in the repository.
 fn until_recorded(mark: &Mark, recorded: Option<PageTable>) -> (Mark, PageTable) {
     let (tx, table) = match recorded {
         Some(recorded) => (mark.tx, recorded),

@@ -2,10 +2,10 @@
 //!
 //! Two files in the database's state folder. `table` is the page table at some part of the log, replaced by rename.
 //! `journal` has one record for every part closed since: its transactions, the resume token of the source at its end,
-//! and the page hashes it changed. A record is appended before its part can go to the store, so every part that may be in
-//! the store has a record, unless the machine lost power; then the journal ends early, which the start notices because the
-//! repository is ahead of it. In the spool a part may be without a record: one that outgrew memory becomes a file there
-//! while it is closed, before its record. The start leaves it out, and captures its transactions again.
+//! and the page hashes it changed. A record is appended before its part can go to the store, so every part that may be
+//! in the store has a record, unless the machine lost power; then the journal ends early, which the start notices
+//! because the repository is ahead of it. In the spool a part may be without a record: one that outgrew memory becomes
+//! a file there while it is closed, before its record. The start leaves it out, and captures its transactions again.
 //!
 //! Nothing here is needed to restore. It is never synced: after a kill the page cache has it, after a power cut a CRC
 //! tells how much of it is left.

@@ -1,7 +1,7 @@
 //! What is known when protection begins, and what follows from it. Pure: no IO, no clock.
 //!
-//! Two things must never happen. A number that is given to two transactions: a put that a kill broke off may arrive at any
-//! time, so whatever *may* be numbered already is not numbered again on the same timeline. And a log that is called
+//! Two things must never happen. A number that is given to two transactions: a put that a kill broke off may arrive at
+//! any time, so whatever *may* be numbered already is not numbered again on the same timeline. And a log that is called
 //! durable with nothing to replay it on: only a base on the way to the present state counts.
 
 use std::collections::BTreeMap;

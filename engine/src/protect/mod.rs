@@ -200,7 +200,8 @@ impl Protection {
         answer.await.map_err(|_| if *self.ended.borrow() { self.stopped() } else { self.interrupted() })
     }
 
-    /// Waits until a position (default: everything committed before the call) is durable, and returns the durable position.
+    /// Waits until a position (default: everything committed before the call) is durable, and returns the durable
+    /// position.
     ///
     /// # Errors
     /// [`ProtectError::NotDurable`] when `timeout` passes first, [`ProtectError::Interrupted`] when nothing can be

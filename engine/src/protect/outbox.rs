@@ -1,8 +1,9 @@
 //! The outbox: closed parts on their way to the store.
 //!
-//! The capture thread pushes parts and ships them in groups; a task of the runtime puts one group after another, each as
-//! one segment, and reports them durable. Groups that wait for it grow together. Memory is bounded: past the limit parts wait in the spool.
-//! The spool is bounded too: past its limit [`Outbox::secure`] refuses, and the source keeps its log instead.
+//! The capture thread pushes parts and ships them in groups; a task of the runtime puts one group after another, each
+//! as one segment, and reports them durable. Groups that wait for it grow together. Memory is bounded: past the limit
+//! parts wait in the spool. The spool is bounded too: past its limit [`Outbox::secure`] refuses, and the source keeps
+//! its log instead.
 
 use std::collections::VecDeque;
 use std::io;
@@ -248,8 +249,8 @@ impl Outbox {
 
     /// Makes sure that a kill of this process loses no closed part: each is durable, or in the spool.
     ///
-    /// The largest part does not count: a transaction larger than the spool is on the disk already, and refusing it would
-    /// make nothing smaller. And what fits into memory is always taken: the log would grow by more.
+    /// The largest part does not count: a transaction larger than the spool is on the disk already, and refusing it
+    /// would make nothing smaller. And what fits into memory is always taken: the log would grow by more.
     ///
     /// # Errors
     /// When the spool is full or cannot be written.

@@ -1,7 +1,7 @@
 //! Reads an image through and packs it: one thread reads in order, as many as there are cores compress.
 //!
-//! What changes while an image is read must be kept for it, so it should be over soon; and the application should not feel
-//! it. So all cores are used, by threads of low priority: what the application leaves.
+//! What changes while an image is read must be kept for it, so it should be over soon; and the application should not
+//! feel it. So all cores are used, by threads of low priority: what the application leaves.
 
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::Scope;

@@ -165,6 +165,7 @@ impl Run {
             (beginning.table, beginning.state) = (None, None);
         }
         let attach = source.attach(beginning.table.as_ref().map(|_| beginning.mark.resume.as_slice()))?;
+        driver.board.concern("source damage", source.damage().as_deref().map(damaged_source));
         driver.board.update(|status| status.database = Some(beginning.mark.database));
         if found::leaves_spool(&beginning, &attach) {
             // There is a gap already, and nobody should wait for the store.
@@ -558,6 +559,12 @@ impl Run {
         }
         Ok(Some(Ended::Again))
     }
+}
+
+fn damaged_source(what: &str) -> String {
+    format!(
+        "the database is damaged ({what}) and is kept as it is: see `PRAGMA integrity_check`; an earlier state may be sound"
+    )
 }
 
 fn too_small_for_first_base(spool_bytes: u64) -> String {

@@ -18,9 +18,9 @@ const STEP_BYTES: usize = 1 << 20;
 
 /// The state of a source, while the source may go on.
 ///
-/// Its log is held, so that the commits that come are captured one by one. But when an application's own checkpoint waits
-/// for us, and keeps its writers out as long, or when the log grows past its limit, the source is followed, and the state is
-/// a later one.
+/// Its log is held, so that the commits that come are captured one by one. But when an application's own checkpoint
+/// waits for us, and keeps its writers out as long, or when the log grows past its limit, the source is followed, and
+/// the state is a later one.
 pub(crate) struct Scan {
     table: PageTable,
     changes: Changes,
@@ -92,8 +92,8 @@ impl Scan {
         self.table.state()
     }
 
-    /// Lets the source go on if somebody waits for it. To be called every few milliseconds of long work; whether the state
-    /// is another one now.
+    /// Lets the source go on if somebody waits for it. To be called every few milliseconds of long work; whether the
+    /// state is another one now.
     pub(crate) fn look(&mut self, source: &mut SqliteSource) -> Result<bool, ProtectError> {
         if is_held_up(source, self.log_bytes_max)? {
             follow(source, &mut self.changes)?;

@@ -5,9 +5,9 @@
 //! together, so a slow store gets larger segments, not more of them at once.
 //!
 //! A put that fails is tried again for ever, with growing pauses: the commits are in memory or in the spool, and the
-//! operator sees the reason in the status. Only a part that has gone from the spool cannot be had again: then the task ends,
-//! and the run with it, and the next one looks what is missing. Segments are content-addressed and created only if absent, so a put whose
-//! answer was lost is simply put again.
+//! operator sees the reason in the status. Only a part that has gone from the spool cannot be had again: then the task
+//! ends, and the run with it, and the next one looks what is missing. Segments are content-addressed and created only
+//! if absent, so a put whose answer was lost is simply put again.
 
 use std::io;
 use std::time::Duration;

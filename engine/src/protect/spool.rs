@@ -2,8 +2,8 @@
 //!
 //! A part goes here when the source is about to let go of its own log, when memory is short, and at a stop. File name:
 //! first and last transaction, so that a listing tells what is there; a file is written under another name and renamed,
-//! so after a kill a part is whole or not there. It is not synced, so after a power cut it may be anything: the start reads
-//! every part through before it counts (see `spooled`).
+//! so after a kill a part is whole or not there. It is not synced, so after a power cut it may be anything: the start
+//! reads every part through before it counts (see `spooled`).
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! Reads the spool back: of its parts counts what goes on from the repository without a hole, is known to the journal, and is
-//! whole. Nothing in it was ever synced, so after a power cut a part may be short, empty, or zeros behind its header.
+//! Reads the spool back: of its parts counts what goes on from the repository without a hole, is known to the journal,
+//! and is whole. Nothing in it was ever synced, so after a power cut a part may be short, empty, or zeros behind its
+//! header.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,8 +48,8 @@ impl Expected {
     }
 }
 
-/// The parts that go on from `tip`. All others are of no use and are deleted: what is durable already, what the journal does
-/// not know, and everything from the first part on that is missing or not whole. Reads them through.
+/// The parts that go on from `tip`. All others are of no use and are deleted: what is durable already, what the journal
+/// does not know, and everything from the first part on that is missing or not whole. Reads them through.
 pub(super) fn continuing_parts(
     spool: &Spool,
     expected: &Expected,

@@ -1,9 +1,9 @@
 //! Replays the log onto an image: segments are fetched ahead in parallel, and replayed in order on one thread.
 //!
-//! What is checked against its name: every segment of up to 16 MiB, before it is used; a larger one after its last byte. Of a
-//! larger one in whose middle the target lies, what comes after the target is not read, and so its name is not checked. Its
-//! header, tables and frames have checksums of their own, the chain joins it to the segment before, and the
-//! result must have the state that its tables record.
+//! What is checked against its name: every segment of up to 16 MiB, before it is used; a larger one after its last
+//! byte. Of a larger one in whose middle the target lies, what comes after the target is not read, and so its name is
+//! not checked. Its header, tables and frames have checksums of their own, the chain joins it to the segment before,
+//! and the result must have the state that its tables record.
 
 use std::io;
 use std::ops::Range;
@@ -190,7 +190,7 @@ fn explain(failure: Failure, key: &SegmentKey, path: &Path, cancel: &Cancel) -> 
         Failure::Segment(error @ SegmentError::NotAdjacent { .. }) => {
             RestoreError::NotJoined { segment: Box::new(*key), source: Box::new(error) }
         }
-        Failure::Segment(error) => ReadError::damaged(key, &error).into(),
+        Failure::Segment(error) => ReadError::of_segment(key, &error).into(),
     }
 }
 

@@ -288,7 +288,8 @@ async fn prove(
     Ok(found)
 }
 
-/// Does `work`, and meanwhile lets the disk write what is there already: the sync at the end has little left to wait for.
+/// Does `work`, and meanwhile lets the disk write what is there already: the sync at the end has little left to wait
+/// for.
 ///
 /// The file is opened anew for that: the system tells an error of writing once to each who has a file open, and the sync
 /// that counts must hear it. It is closed again when this returns, as publishing wants it.

@@ -6,11 +6,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::base::BaseError;
 use crate::digest::Hasher;
 use crate::error::{ErrorKind, Explain};
 use crate::history::{BaseEntry, Findings, History, Seen, SegmentEntry, Timeline};
 use crate::ids::{DatabaseId, Digest, TimelineId, TxId};
 use crate::restore::read_transactions;
+use crate::segment::SegmentError;
 use crate::store::keys::{BaseKey, SegmentKey};
 use crate::transaction::Transaction;
 
@@ -137,7 +139,7 @@ pub enum ReadError {
         what: String,
     },
     /// It is there, and a newer program wrote it.
-    #[error("object {object} is of format {found}, this program reads up to {known}")]
+    #[error("object {object} is of the newer format {found}, this program reads up to {known}")]
     Newer {
         /// Its key.
         object: String,
@@ -167,6 +169,26 @@ impl ReadError {
         Self::Damaged { object: object.to_string(), what: what.to_string() }
     }
 
+    /// Names the segment that cannot be decoded.
+    pub(crate) fn of_segment(key: &SegmentKey, error: &SegmentError) -> Self {
+        match error {
+            SegmentError::Version { found, known } => {
+                Self::Newer { object: key.to_string(), found: (*found).into(), known: (*known).into() }
+            }
+            _ => Self::damaged(key, error),
+        }
+    }
+
+    /// Names the base that cannot be decoded.
+    pub(crate) fn of_base(key: &BaseKey, error: &BaseError) -> Self {
+        match error {
+            BaseError::Version { found, known } => {
+                Self::Newer { object: key.to_string(), found: (*found).into(), known: (*known).into() }
+            }
+            _ => Self::damaged(key, error),
+        }
+    }
+
     /// A task that was to check an object ended before it was done: that says nothing of the object.
     pub(crate) fn died(object: &impl ToString, error: tokio::task::JoinError) -> Self {
         let (object, source) = (object.to_string(), Box::new(error));
@@ -179,7 +201,7 @@ impl ReadError {
             Self::Missing { object } => Some((object, "it is missing".to_owned())),
             Self::Damaged { object, what } => Some((object, what.clone())),
             Self::Newer { object, found, known } => {
-                Some((object, format!("it is of format {found}, this program reads up to {known}")))
+                Some((object, format!("it is of the newer format {found}, this program reads up to {known}")))
             }
             Self::Store { .. } => None,
         }

@@ -1,7 +1,7 @@
 //! Makes a plan: the pure steps of [`crate::plan`], with the few reads between them.
 //!
-//! What a target means is decided once, on the whole history ([`goal`]). Whatever turns out to be damaged after that, every
-//! further plan is one for that very state ([`plan_to`]).
+//! What a target means is decided once, on the whole history ([`goal`]). Whatever turns out to be damaged after that,
+//! every further plan is one for that very state ([`plan_to`]).
 
 use std::sync::Arc;
 
@@ -156,7 +156,7 @@ fn facts(
 /// Reads a manifest and checks that it is the one its name says.
 pub(crate) async fn open_manifest<O: Objects>(objects: &O, key: BaseKey) -> Result<Manifest, ReadError> {
     let bytes = objects.base(key).await?;
-    let manifest = Manifest::decode(&bytes).map_err(|error| ReadError::damaged(&key, &error))?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| ReadError::of_base(&key, &error))?;
     if manifest.database != key.database || manifest.position != key.position {
         let what = format!("it is the base at {} of database {}", manifest.position, manifest.database);
         return Err(ReadError::damaged(&key, &what));
@@ -194,7 +194,7 @@ pub async fn read_transactions<O: Objects>(
     let key = entry.key;
     let whole = if entry.size <= WHOLE_BYTES_MAX { Some(objects.segment(key).await?) } else { None };
     let size = whole.as_ref().map_or(entry.size, |bytes| bytes.len() as u64);
-    let damaged = |error: SegmentError| ReadError::damaged(&key, &error);
+    let damaged = |error: SegmentError| ReadError::of_segment(&key, &error);
     let mut transactions = Vec::new();
     let mut at = 0;
     while at < size {

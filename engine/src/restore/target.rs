@@ -1,12 +1,12 @@
 //! Where a restore goes: whether the place is fit, a file beside it that only we know, and its atomic publication.
 //!
-//! A draft is locked (`flock`) from its beginning until it is published or its process ends, however it ends. So a draft
-//! that can be locked by another is an orphan of a kill, and the next restore to the same name removes it. Where the file
-//! system knows no locks nothing can be locked, and orphans stay.
+//! A draft is locked (`flock`) from its beginning until it is published or its process ends, however it ends. So a
+//! draft that can be locked by another is an orphan of a kill, and the next restore to the same name removes it. Where
+//! the file system knows no locks nothing can be locked, and orphans stay.
 //!
-//! It is closed just before it gets its name, and the lock goes with that. A daemon in this process may open the file the
-//! moment it has its name, and closing a descriptor then would drop the locks that SQLite took on it. A restore to the
-//! same name that begins between closing and renaming takes the draft for an orphan: one of two restores to one
+//! It is closed just before it gets its name, and the lock goes with that. A daemon in this process may open the file
+//! the moment it has its name, and closing a descriptor then would drop the locks that SQLite took on it. A restore to
+//! the same name that begins between closing and renaming takes the draft for an orphan: one of two restores to one
 //! name fails, as one of them must.
 
 use std::collections::hash_map::RandomState;

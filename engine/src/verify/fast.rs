@@ -149,7 +149,7 @@ async fn check_whole_segment<O: Objects>(objects: &O, key: SegmentKey) -> Result
     };
     let checked = tokio::task::spawn_blocking(work).await;
     let checked = checked.map_err(|error| ReadError::died(&key, error))?;
-    let (headers, transactions) = checked.map_err(|error| ReadError::damaged(&key, &error))?;
+    let (headers, transactions) = checked.map_err(|error| ReadError::of_segment(&key, &error))?;
     agree(&key, &headers)?;
     Ok(Checked { headers, transactions: transactions.concat(), ..Checked::sound(len) })
 }
@@ -157,7 +157,7 @@ async fn check_whole_segment<O: Objects>(objects: &O, key: SegmentKey) -> Result
 /// Reads it piece by piece: its digest, and the parts' tables and chains.
 async fn check_large_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Result<Checked, ReadError> {
     let key = entry.key;
-    let damaged = |what: &dyn std::fmt::Display| ReadError::damaged(&key, &what.to_string());
+    let damaged = |error: SegmentError| ReadError::of_segment(&key, &error);
     let mut hashing = objects.hasher(key.database).await?.start();
     let (mut headers, mut transactions) = (Vec::new(), Vec::new());
     // The part under way: its tables once they are there, and the digest of its frames so far.
@@ -178,27 +178,27 @@ async fn check_large_segment<O: Objects>(objects: &O, entry: SegmentEntry) -> Re
                 if *left > 0 {
                     break;
                 }
-                prologue.check_chain(frames.finish()).map_err(|error| damaged(&error))?;
+                prologue.check_chain(frames.finish()).map_err(damaged)?;
                 headers.push(prologue.header.clone());
                 transactions.append(&mut prologue.transactions);
                 part = None;
             }
-            let needed = Prologue::needed(&pending).map_err(|error| damaged(&error))?;
+            let needed = Prologue::needed(&pending).map_err(damaged)?;
             if pending.len() < needed || pending.is_empty() {
                 break;
             }
-            let prologue = Prologue::parse(&pending).map_err(|error| damaged(&error))?;
+            let prologue = Prologue::parse(&pending).map_err(damaged)?;
             let _ = pending.split_to(needed);
             let left = prologue.header.frames_len;
             part = Some((prologue, left, Hasher::Plain.start()));
         }
     }
     if part.is_some() || !pending.is_empty() {
-        return Err(damaged(&"it ends inside a part"));
+        return Err(ReadError::damaged(&key, &"it ends inside a part"));
     }
     let found = hashing.finish();
     if found != key.digest {
-        return Err(damaged(&format!("its bytes have digest {found}")));
+        return Err(ReadError::damaged(&key, &format!("its bytes have digest {found}")));
     }
     agree(&key, &headers)?;
     Ok(Checked { headers, transactions, ..Checked::sound(entry.size) })

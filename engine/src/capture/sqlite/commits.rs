@@ -137,8 +137,9 @@ impl SqliteSource {
         Ok(())
     }
 
-    /// After a reset with nothing pinned: the index counts every commit, so if it counted no more than those found in the
-    /// new log, none was lost with the old one. (A recovery of the index begins the count anew, and proves nothing.)
+    /// After a reset with nothing pinned: the index counts every commit, so if it counted no more than those found in
+    /// the new log, none was lost with the old one. (A recovery of the index begins the count anew, and proves
+    /// nothing.)
     fn prove_reset<E>(&mut self, head: IndexHead, found: usize) -> Result<(), Trouble<E>> {
         let Some(before) = self.unproven.take() else { return Ok(()) };
         let made = head.change.wrapping_sub(before);
@@ -187,10 +188,10 @@ impl SqliteSource {
 
     /// The times of the commits found by one look.
     ///
-    /// All of them lie after the look before and not after this one, or between two sightings. The last one's is the log's
-    /// modification time, if nobody has written or is writing since. For the others only the lower bound is never later than the
-    /// moment their writer was told; while we watch it is some 50 µs off, a second at worst. What was committed while we
-    /// did not watch gets the upper bound, and is told to be uncertain.
+    /// All of them lie after the look before and not after this one, or between two sightings. The last one's is the
+    /// log's modification time, if nobody has written or is writing since. For the others only the lower bound is never
+    /// later than the moment their writer was told; while we watch it is some 50 µs off, a second at worst. What was
+    /// committed while we did not watch gets the upper bound, and is told to be uncertain.
     fn commit_times(&self, head: IndexHead, looked: Timestamp, spans: &[Span]) -> Times {
         let modified = self
             .links

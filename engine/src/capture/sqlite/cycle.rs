@@ -3,10 +3,10 @@
 //! *Quiet cycle*: advance, PASSIVE checkpoint, advance. If all is backfilled then, the new pin is on slot 0 and the next
 //! commit resets the log. No writer ever waits. *Hand-over*: a pin on slot 0 makes the application's own checkpoints
 //! futile and dear, so it is exchanged for a marked one at the first frame of the new generation. *Hard limit*: the same
-//! cycle with the write lock held, after as much of it as can be done without. *Waiting checkpoint*: when an application's
-//! blocking checkpoint waits for our pin, we advance until it is through. SQLite's checkpoint waits for the slot of a reader that it found behind, whoever is on that
-//! slot by then. Should our pin have got there, up to date, it would be waited for for ever: then we *step aside*, and
-//! the index's count of commits proves that nothing was lost.
+//! cycle with the write lock held. *Waiting checkpoint*: when an application's blocking checkpoint waits for our pin, we
+//! advance until it is through. SQLite's checkpoint waits for the slot of a reader that it found behind, whoever is on
+//! that slot by then. Should our pin have got there, up to date, it would be waited for for ever: then we *step aside*,
+//! and the index's count of commits proves that nothing was lost.
 
 use std::time::{Duration, Instant};
 
@@ -32,14 +32,15 @@ const PROBE_PAUSE: Duration = Duration::from_millis(10);
 const WAITING_PAUSE: Duration = Duration::from_millis(2);
 /// After so many probes, a tenth of a second, advancing is of no use.
 const WAITING_MAX: u32 = 50;
-/// How long nothing is pinned for a checkpoint at a time. SQLite sleeps 100 ms between two attempts, on a crowded machine
-/// more; as long as it waits nothing can be committed.
+/// How long nothing is pinned for a checkpoint at a time. SQLite sleeps 100 ms between two attempts, on a crowded
+/// machine more; as long as it waits nothing can be committed.
 const ASIDE_MAX: Duration = Duration::from_secs(1);
 /// How long the write lock is asked for, and how often.
 const LOCK_PATIENCE: Duration = Duration::from_millis(50);
 const LOCK_PAUSE: Duration = Duration::from_micros(30);
-/// The most that is captured while the write lock is held.
+/// The most that is captured while the write lock is held; and how often the lock is taken to find more than that.
 const UNCAPTURED_MAX: u32 = 1_000;
+const LOCK_ATTEMPTS: u32 = 8;
 /// How long the checkpoint under the write lock is repeated.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(20);
 /// How long a user who may only read lets go at a time.
@@ -199,8 +200,8 @@ impl SqliteSource {
             && self.links.as_ref().is_some_and(|links| !files::others_read(&links.index))
     }
 
-    /// The only way the pin ever moves while something is pinned. The order is the proof: begin, then read what is published, capture it, and
-    /// only then end the old transaction. `false` when the pin stayed where it was.
+    /// The only way the pin ever moves while something is pinned. The order is the proof: begin, then read what is
+    /// published, capture it, and only then end the old transaction. `false` when the pin stayed where it was.
     fn advance<S: Sink>(&mut self, sink: &mut S, transactions: &mut u64) -> Result<bool, Trouble<S::Error>> {
         let before = self.look()?;
         let Some(links) = &self.links else { return Ok(false) };
@@ -321,20 +322,24 @@ impl SqliteSource {
     ) -> Result<bool, Trouble<S::Error>> {
         *transactions += self.capture_published(sink)?;
         self.secure(sink)?;
-        // Most of it goes into the file, and to the disk, while writers go on.
-        if self.advance(sink, transactions)? {
-            self.backfill()?;
+        // The pin stays where it is until then: else a writer's own checkpoint begins to work, and ours finds it at it.
+        for _ in 0..LOCK_ATTEMPTS {
+            // What was committed meanwhile is not to be captured under the lock.
+            *transactions += self.capture_published(sink)?;
+            if !self.take_write_lock()? {
+                return Ok(false);
+            }
+            let outcome = match self.uncaptured_frames() {
+                Ok(0..=UNCAPTURED_MAX) => self.cycle_under_lock(sink, transactions).map(Some),
+                // Somebody committed much while we asked for the lock: nobody shall wait while that is captured.
+                other => other.map(|_| None).map_err(Trouble::from),
+            };
+            self.give_write_lock_back()?;
+            if let Some(done) = outcome? {
+                return Ok(done);
+            }
         }
-        if !self.take_write_lock()? {
-            return Ok(false);
-        }
-        let outcome = match self.uncaptured_frames() {
-            Ok(0..=UNCAPTURED_MAX) => self.cycle_under_lock(sink, transactions),
-            // Somebody committed much while we asked for the lock: nobody shall wait while that is captured.
-            other => other.map(|_| false).map_err(Trouble::from),
-        };
-        self.give_write_lock_back()?;
-        outcome
+        Ok(false)
     }
 
     /// For a user who may only read. Such a pin cannot be set at the newest commit, and applications checkpoint right
@@ -365,8 +370,8 @@ impl SqliteSource {
         Ok(())
     }
 
-    /// Pins nothing until all is backfilled, at most as long as `may` says. If the log is reset meanwhile, what is captured
-    /// then must be all that was committed; else that is said. Whether all was backfilled.
+    /// Pins nothing until all is backfilled, at most as long as `may` says. If the log is reset meanwhile, what is
+    /// captured then must be all that was committed; else that is said. Whether all was backfilled.
     fn without_pin<S: Sink>(
         &mut self,
         sink: &mut S,

@@ -50,11 +50,12 @@ impl Image for SqliteImage {
 
 impl SqliteSource {
     /// A full image at exactly the last captured commit, independent of later ones; the sink gets what was committed up
-    /// to then first. After [`Attach::Unknown`](super::Attach::Unknown) the sink gets nothing: the image's state becomes the captured one.
+    /// to then first. After [`Attach::Unknown`](super::Attach::Unknown) the sink gets nothing: the image's state
+    /// becomes the captured one.
     ///
     /// The image pins nothing: capture, checkpoints and resets of the log go on while it is read. What changes
-    /// meanwhile is kept for it in a file without a name in the folder `scratch`, at most as many bytes as the image has.
-    /// It can be read until the source lets go ([`SqliteSource::release`]).
+    /// meanwhile is kept for it in a file without a name in the folder `scratch`, at most as many bytes as the image
+    /// has. It can be read until the source lets go ([`SqliteSource::release`]).
     ///
     /// # Errors
     /// As for [`SqliteSource::poll`].

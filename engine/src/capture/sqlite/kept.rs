@@ -4,9 +4,9 @@
 //! captured frame may get into the file, the version it replaces is kept here, unless the image has passed that page.
 //!
 //! Let the image be the state at frame `H`. A page that no captured frame after `H` has changed is, for the image, in
-//! its last frame up to `H` (the overlay), or else in the file. The capture calls [`Kept::keep`] while it hands a
-//! frame over, when our pin still stands before that frame, so SQLite cannot have copied it. Frames of the overlay lie in
-//! the log until it is reset, which takes a pin on slot 0; that one exists only when all is backfilled, and before it
+//! its last frame up to `H` (the overlay), or else in the file. The capture calls [`Kept::keep`] while it hands a frame
+//! over, when our pin still stands before that frame, so SQLite cannot have copied it. Frames of the overlay lie in the
+//! log until it is reset, which takes a pin on slot 0; that one exists only when all is backfilled, and before it
 //! replaces the pin before it, [`Kept::log_may_be_reset`] has the image read the file instead.
 //!
 //! A last safeguard is not here: whoever takes an image knows the checksum of its state, and compares.
@@ -121,9 +121,10 @@ impl Kept {
 
     /// The next pin may be on slot 0. To be called with a look made after it began, before the old pin ends.
     ///
-    /// A pin is on slot 0 only if all frames were backfilled when it began. So if now fewer are than the image needs, the
-    /// new pin has a mark, or no reset is possible under it; the log stays. If they are, the file has every page of the
-    /// overlay but those with a newest frame beyond what was backfilled; and those were captured, and kept, before this call.
+    /// A pin is on slot 0 only if all frames were backfilled when it began. So if now fewer are than the image needs,
+    /// the new pin has a mark, or no reset is possible under it; the log stays. If they are, the file has every page of
+    /// the overlay but those with a newest frame beyond what was backfilled; and those were captured, and kept, before
+    /// this call.
     pub(super) fn log_may_be_reset(&self, look: Look) {
         if look.head.salts != self.salts || look.backfilled >= self.frame {
             self.lock().overlay.clear();

@@ -1,8 +1,8 @@
 //! Letting go of a database so that the log harms nobody.
 //!
 //! A log belongs to a file by name only. As long as our connections are open, no application is the last to close the
-//! database, so its log is not deleted; and whoever opens another file of that name lays it over that file. So we do what
-//! the application's last close would have done.
+//! database, so its log is not deleted; and whoever opens another file of that name lays it over that file. So we do
+//! what the application's last close would have done.
 
 use super::SqliteSource;
 use super::look::Look;

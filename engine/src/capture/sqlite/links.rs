@@ -157,6 +157,14 @@ impl Links {
         indexes::leave(self.index_id, self.database_id, &self.wal);
     }
 
+    /// What SQLite finds wrong with the schema. One that only the application understands is not wrong.
+    pub(super) fn schema_damage(&self) -> Option<String> {
+        let read = self.checkpointer.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+        let code = read.as_ref().err().and_then(rusqlite::Error::sqlite_error_code);
+        let damaged = matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+        read.err().filter(|_| damaged).map(|error| error.to_string())
+    }
+
     /// Whether the paths still lead to what is open.
     pub(super) fn moved(&self) -> Result<Option<Moved>> {
         let at = |path: &Path| {

@@ -1,9 +1,9 @@
 //! Reading published frames: first all of a range is checked, then its transactions are handed over.
 //!
 //! A range that fits the buffer is read once; a longer one is streamed again in chunks, so that memory does not grow
-//! with the size of a transaction. Published frames do not change while a pin is held; but at times none is, and what is
-//! read again is checked again, a chunk before any page of it is handed over. So a sink is given the very bytes that were
-//! checked, or else learns before the transaction's end that they are not.
+//! with the size of a transaction. Published frames do not change while a pin is held; but at times none is, and what
+//! is read again is checked again, a chunk before any page of it is handed over. So a sink is given the very bytes that
+//! were checked, or else learns before the transaction's end that they are not.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -94,8 +94,8 @@ impl Frames {
         self.buffer.get(start..start + frame_len(page_size)).unwrap_or_default()
     }
 
-    /// Checks the chain of `first..=last` from `before` on and gives what ends with a commit frame each: transactions, and
-    /// perhaps repeats. The last frame must be a commit frame with the checksum that was published for it.
+    /// Checks the chain of `first..=last` from `before` on and gives what ends with a commit frame each: transactions,
+    /// and perhaps repeats. The last frame must be a commit frame with the checksum that was published for it.
     pub(super) fn survey(&mut self, range: &Range<'_>) -> Result<Vec<Span>, Mismatch> {
         let mut spans: Vec<Span> = Vec::new();
         let mut running = range.before;
@@ -200,7 +200,8 @@ impl Frames {
         Ok(last_of)
     }
 
-    /// A chunk's chain begins with what the frame before it says of itself, which is checked as the end of the next chunk.
+    /// A chunk's chain begins with what the frame before it says of itself, which is checked as the end of the next
+    /// chunk.
     fn hand_over_backwards<E>(
         &mut self,
         source: LogFile<'_>,

@@ -12,11 +12,11 @@
 //! A frame is captured when the wal-index has published it and the running checksum up to there is the published one.
 //! A valid commit frame in the file alone is not a commit: its writer may have died before telling anyone.
 //!
-//! Who does what: `attach` where capture begins, `look` what is published, `commits` handing it over, `wait` until there
-//! is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full images, `kept`
-//! what changes before an image has read it,
-//! `resume` going on after a restart, `stamp` a file that somebody else has written to, `leave` letting go of it, `files`
-//! what files are and say, `indexes` the descriptors of indexes and what was left behind on them.
+//! Who does what: `attach` where capture begins, `look` what is published, `commits` handing it over, `wait` until
+//! there is more; `links` connections and pin, `log` reading frames, `cycle` letting the log be reset, `image` full
+//! images, `kept` what changes before an image has read it, `resume` going on after a restart, `stamp` a file that
+//! somebody else has written to, `leave` letting go of it, `files` what files are and say, `indexes` the descriptors of
+//! indexes and what was left behind on them.
 
 mod attach;
 mod commits;
@@ -388,9 +388,10 @@ impl SqliteSource {
     /// Keeps the log while capture cannot begin yet; to be called a few times a second from [`SqliteSource::open`] to
     /// [`SqliteSource::attach`]. The log grows meanwhile.
     ///
-    /// The first pin keeps all there is. But on slot 0 it makes every commit of the application try a checkpoint in vain,
-    /// so it is exchanged for a marked one as soon as there is something to mark. Both keep every frame that is not in
-    /// the file, and a marked pin allows no reset. A file that was moved is left; the attach opens what is there then.
+    /// The first pin keeps all there is. But on slot 0 it makes every commit of the application try a checkpoint in
+    /// vain, so it is exchanged for a marked one as soon as there is something to mark. Both keep every frame that is
+    /// not in the file, and a marked pin allows no reset. A file that was moved is left; the attach opens what is there
+    /// then.
     ///
     /// # Errors
     /// When the source is not attached or its index cannot be read.
@@ -429,6 +430,12 @@ impl SqliteSource {
     #[must_use]
     pub fn checkpoint_waits(&self) -> bool {
         self.links.as_ref().is_some_and(|links| files::checkpoint_blocks_writers(&links.index))
+    }
+
+    /// What is wrong with the database, as far as a look at its schema shows: capture keeps what there is.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        self.links.as_ref().and_then(Links::schema_damage)
     }
 
     /// Figures of the log, as it is now.

@@ -1,8 +1,8 @@
 //! When commits come while a large transaction is captured.
 //!
-//! A look at the log ends when all that it found is handed over: compressed, checked, in the spool. After a transaction of
-//! gigabytes that takes seconds, and of the commits that came meanwhile one would only know that they lie between this
-//! look and the next. So another thread goes on looking at what is published.
+//! A look at the log ends when all that it found is handed over: compressed, checked, in the spool. After a transaction
+//! of gigabytes that takes seconds, and of the commits that came meanwhile one would only know that they lie between
+//! this look and the next. So another thread goes on looking at what is published.
 
 use std::fs::File;
 use std::sync::Arc;

@@ -5,10 +5,10 @@
 //! backfilled ones after its last. So a file that was modified while the index says the same, and no checkpoint was or
 //! is under way, was written to by somebody else: the pages in it may not be the captured ones.
 //!
-//! It is a suspicion, no proof (the time alone can be set), and it is only raised: whoever captures compares the states.
-//! A recovery of the index breaks the rule (it begins with nothing backfilled), so what was known before it is forgotten.
-//! It comes in time: what is committed on top of such a file cannot be backfilled before our pin moves, which it does only
-//! after a look.
+//! It is a suspicion, no proof (the time alone can be set), and it is only raised: whoever captures compares the
+//! states. A recovery of the index breaks the rule (it begins with nothing backfilled), so what was known before it is
+//! forgotten. It comes in time: what is committed on top of such a file cannot be backfilled before our pin moves,
+//! which it does only after a look.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -126,11 +126,11 @@ impl SqliteSource {
 
     /// Lets go of a file that was overwritten.
     ///
-    /// The log still holds pages of the old file, and the index its size. While the index lasts, all backfilled frames are
-    /// passed over, but a larger file looks malformed; and once everybody has closed the database, the next to open it
-    /// recovers the index and lays the whole log over the new file. Where all was backfilled the log is of no use any more:
-    /// it is emptied, and the index ends with its last user. Else only the index says which frames count, and is kept until
-    /// somebody else has opened the database: this source stays open.
+    /// The log still holds pages of the old file, and the index its size. While the index lasts, all backfilled frames
+    /// are passed over, but a larger file looks malformed; and once everybody has closed the database, the next to open
+    /// it recovers the index and lays the whole log over the new file. Where all was backfilled the log is of no use
+    /// any more: it is emptied, and the index ends with its last user. Else only the index says which frames count, and
+    /// is kept until somebody else has opened the database: this source stays open.
     pub(super) fn leave_overwritten(&mut self) -> Result<()> {
         if !self.look()?.is_some_and(Look::is_backfilled) {
             return Ok(());

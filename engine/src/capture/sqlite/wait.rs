@@ -11,7 +11,8 @@ const HOT: Duration = Duration::from_millis(20);
 const HOT_PAUSE: Duration = Duration::from_micros(50);
 /// At the beginning of the hot time we do not sleep at all: most commits are published within microseconds.
 const SPIN: Duration = Duration::from_micros(40);
-/// Before the next look when commits come faster than we can look: what a look costs is shared by those of a millisecond.
+/// Before the next look when commits come faster than we can look: what a look costs is shared by those of a
+/// millisecond.
 const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 /// Between two looks while commits are being backfilled, or nobody tells us of writes.
 const COLD: Duration = Duration::from_millis(20);
