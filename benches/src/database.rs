@@ -162,7 +162,7 @@ pub struct Commit {
     pub busy: bool,
 }
 
-/// As [`write`], telling of each commit as it returns; the seconds it all took.
+/// As [`write()`], telling of each commit as it returns; the seconds it all took.
 ///
 /// # Errors
 /// SQLite's.
