@@ -94,13 +94,16 @@ fn no_damage_to_any_object_gives_a_wrong_database() {
     assert_eq!(exact_or_refused(&world, &oracle, &positions, "mended"), 0);
 }
 
+/// The files of the log's segments, in order.
+fn segments(world: &World) -> Vec<PathBuf> {
+    let all = objects(&world.repository().join("db")).into_iter();
+    all.filter(|path| path.to_string_lossy().contains("/log/")).collect()
+}
+
 #[test]
 fn swapped_segments_are_noticed() {
     let (world, oracle, positions) = protected(4);
-    let segments: Vec<_> = objects(&world.repository().join("db"))
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains("/log/"))
-        .collect();
+    let segments = segments(&world);
     for pair in segments.windows(2) {
         let (one, two) = (std::fs::read(&pair[0]).unwrap(), std::fs::read(&pair[1]).unwrap());
         std::fs::write(&pair[0], &two).unwrap();
@@ -115,10 +118,7 @@ fn swapped_segments_are_noticed() {
 #[test]
 fn a_missing_segment_is_named_and_the_points_around_it_are_offered() {
     let (world, oracle, positions) = protected(4);
-    let segments: Vec<_> = objects(&world.repository().join("db"))
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains("/log/"))
-        .collect();
+    let segments = segments(&world);
     std::fs::remove_file(&segments[2]).unwrap();
     let (_, lost) = positions[2].split_once('/').unwrap();
     // The state found has a segment of its own: the third one holds the second commit.
@@ -156,10 +156,7 @@ fn replace(path: &Path, content: &[u8]) -> PathBuf {
 #[test]
 fn a_segment_of_a_newer_format_is_told_apart_from_damage_with_the_version_to_use() {
     let (world, _, positions) = protected(2);
-    let segments: Vec<_> = objects(&world.repository().join("db"))
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains("/log/"))
-        .collect();
+    let segments = segments(&world);
     let (error, verdict) = with_a_newer_segment(&world, &segments[2], &positions);
     assert!(error["advice"].as_str().unwrap().to_lowercase().contains("use the version"), "{error}");
     assert!(!error["message"].as_str().unwrap().contains("damaged"), "{error}");
@@ -169,10 +166,7 @@ fn a_segment_of_a_newer_format_is_told_apart_from_damage_with_the_version_to_use
 #[test]
 fn a_segment_of_a_newer_format_is_never_read_as_one_of_ours() {
     let (world, _, positions) = protected(2);
-    let segments: Vec<_> = objects(&world.repository().join("db"))
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains("/log/"))
-        .collect();
+    let segments = segments(&world);
     let (error, verdict) = with_a_newer_segment(&world, &segments[2], &positions);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("newer format 2, this program reads up to 1"), "{error}");
@@ -376,9 +370,7 @@ fn after_a_verification_found_damage_the_history_is_of_what_is_there() {
         (history["segments"].as_u64().unwrap(), history["flaws"].as_array().unwrap().len())
     };
     assert_eq!(windows(), (5, 0));
-    let all = objects(&world.repository().join("db"));
-    let lost = all.iter().filter(|path| path.to_string_lossy().contains("/log/")).nth(2).unwrap();
-    std::fs::remove_file(lost).unwrap();
+    std::fs::remove_file(&segments(&world)[2]).unwrap();
     let verdict = world.everwhen(&["verify", "app.db", "--json"]).exits(5).json();
     assert!(
         !verdict.to_string().contains("nothing can be rebuilt"),
@@ -423,10 +415,7 @@ fn a_lost_claim_does_not_make_an_older_timeline_the_latest() {
 fn the_end_of_a_log_that_vanished_is_missing_although_nothing_else_vouches_for_it() {
     let (world, _, positions) = protected(3);
     std::fs::remove_dir_all(world.repository().join("daemon")).unwrap();
-    let segments: Vec<_> = objects(&world.repository().join("db"))
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains("/log/"))
-        .collect();
+    let segments = segments(&world);
     std::fs::remove_file(segments.last().unwrap()).unwrap();
     for _ in 0..2 {
         let (answer, _) = world.restore(&["--latest"], "target.db");
