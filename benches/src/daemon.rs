@@ -301,17 +301,39 @@ impl Daemon {
         })
     }
 
+    /// Keeps it from doing anything.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub fn stand_still(&self) -> Outcome<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Daemon::stand_still`].
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub fn go_on(&self) -> Outcome<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Asks it to end, and waits.
     ///
     /// # Errors
     /// When the process cannot be waited for.
     pub fn stop(mut self) -> Outcome<()> {
+        if self.child.is_some() {
+            self.signal(Signal::TERM)?;
+        }
         if let Some(mut child) = self.child.take() {
-            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
-            kill_process(pid, Signal::TERM)?;
             child.wait()?;
         }
         Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Outcome<()> {
+        let pid = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
+        Ok(kill_process(pid.ok_or("no process")?, signal)?)
     }
 }
 

@@ -319,7 +319,7 @@ async fn bases_come_by_work_share_their_chunks_and_bound_what_a_restore_replays(
     let rule = BaseRule { versions: 500, age: None };
     let options = ProtectOptions { base: rule, ..bench.options("state") };
     let mut protection = Protection::start(bench.repository.clone(), options.clone()).await.unwrap();
-    protection.wait_durable(None, PATIENCE).await.unwrap();
+    let mut before = protection.wait_durable(None, PATIENCE).await.unwrap();
     let first_base = chunk_bytes(&bench).await;
     let mut states = Vec::new();
     for round in 0..3 {
@@ -328,6 +328,10 @@ async fn bases_come_by_work_share_their_chunks_and_bound_what_a_restore_replays(
             app.execute("UPDATE t SET v = randomblob(3000) WHERE id = ?1", [id % 50]).unwrap();
         }
         let durable = protection.wait_durable(None, PATIENCE).await.unwrap();
+        // Each round outgrows the base before; its own may still be under way, and a slow machine's at that.
+        let newest = || protection.status().base.newest.map(|point| point.position);
+        until("the round has its base", || newest() > Some(before)).await;
+        before = durable;
         states.push((durable, image(&bench.database())));
         if round == 1 {
             // The rule goes on where it was, and so does the sharing of chunks.

@@ -3,6 +3,7 @@
 mod by_rate;
 mod by_size;
 mod by_store;
+mod capture;
 mod cost;
 mod encode;
 mod first_base;
@@ -57,8 +58,9 @@ impl Question {
 }
 
 /// All of them, in the order of a run: `cost` reads the answers to `stored` and `s3`.
-pub const ALL: [Question; 17] = [
+pub const ALL: [Question; 18] = [
     Question::new("encode", encode::ask),
+    Question::new("capture", capture::ask),
     Question::new("latency", latency::ask),
     Question::new("stored", stored::ask),
     Question::new("requests", requests::ask),

@@ -14,7 +14,7 @@ mod tests;
 pub use format::{Manifest, PackRef};
 pub use pack::{
     BaseBuilder, ChunkCodec, ChunkPreparer, ChunkRef, Pack, PreparedChunk, check_pack, decode_chunk,
-    decode_chunk_into,
+    decode_chunk_into, decode_unnamed_chunk_into,
 };
 
 use crate::error::{ErrorKind, Explain};

@@ -75,6 +75,25 @@ pub fn decode_chunk_into(
     stored: &[u8],
     raw: &mut Vec<u8>,
 ) -> Result<(), BaseError> {
+    decode_unnamed_chunk_into(chunk, raw_len, stored, raw)?;
+    let found = hasher.digest(raw);
+    if found != chunk.digest {
+        return Err(BaseError::Digest { expected: chunk.digest, found });
+    }
+    Ok(())
+}
+
+/// [`decode_chunk_into`] for those who check the image as a whole: the stored bytes are compared with their CRC, the
+/// pages with nothing.
+///
+/// # Errors
+/// [`BaseError`] when `stored` cannot be the chunk.
+pub fn decode_unnamed_chunk_into(
+    chunk: &ChunkRef,
+    raw_len: usize,
+    stored: &[u8],
+    raw: &mut Vec<u8>,
+) -> Result<(), BaseError> {
     if stored.len() != chunk.len as usize {
         let (expected, found) = (chunk.len.into(), stored.len() as u64);
         return Err(BaseError::Length { part: "chunk", expected, found });
@@ -92,10 +111,6 @@ pub fn decode_chunk_into(
         ChunkCodec::Raw => raw.copy_from_slice(stored),
         ChunkCodec::Zstd => Decompressor::with(|lent| lent.decompress(&[], stored, raw))
             .map_err(|why| BaseError::Compression { part: "chunk", why })?,
-    }
-    let found = hasher.digest(raw);
-    if found != chunk.digest {
-        return Err(BaseError::Digest { expected: chunk.digest, found });
     }
     Ok(())
 }

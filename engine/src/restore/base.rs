@@ -1,22 +1,25 @@
-//! Brings a base into a file: few, large ranged reads, decoded and written on all cores as they come.
+//! Brings a base into a file: few, large ranged reads, decoded, written and read back on all cores as they come.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 
-use crate::base::{ChunkRef, Manifest, decode_chunk_into};
+use crate::base::{ChunkRef, Manifest, decode_chunk_into, decode_unnamed_chunk_into};
 use crate::cores::cores;
 use crate::digest::Hasher;
+use crate::page::PageNo;
 use crate::restore::progress::{Cancel, Tracker};
+use crate::restore::prove::hash_pages;
+use crate::restore::sums::Sums;
 use crate::restore::target::io_error;
 use crate::restore::{Objects, ReadError, RestoreError};
-use crate::store::keys::pack_key;
+use crate::store::keys::{BaseKey, pack_key};
 
 /// Bytes of one read, at most (but for a single larger chunk).
 const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -61,30 +64,28 @@ pub(crate) fn reads_of(manifest: &Manifest) -> Vec<PackRead> {
     reads
 }
 
-/// Writes the image of a base to a file of its length that holds zeros.
+/// Writes the image of a base to a file of its length that holds zeros, reads it back, and gives its checksums: they are
+/// those of the manifest.
 pub(crate) async fn write_base<O: Objects>(
     objects: &O,
-    manifest: Arc<Manifest>,
-    file: &Arc<File>,
-    path: &Path,
-    tracker: &Arc<Tracker>,
+    base: &BaseKey,
+    manifest: &Arc<Manifest>,
+    to: &Written<'_>,
     cancel: &Cancel,
-) -> Result<(), RestoreError> {
-    let hasher = objects.hasher(manifest.database).await?;
+) -> Result<Sums, RestoreError> {
+    let sums = Sums::to_be_added(manifest.page_size, to.left_out, manifest.page_count);
+    let sums = Arc::new(Mutex::new(sums));
     // More than one at a time on a core would only push each other out of its cache.
     let working = &Semaphore::new(cores(2));
-    let tasks = reads_of(&manifest).into_iter().map(|read| {
-        let (manifest, file, hasher) = (Arc::clone(&manifest), Arc::clone(file), hasher.clone());
+    let tasks = reads_of(manifest).into_iter().map(|read| {
+        let (manifest, file, sums) = (Arc::clone(manifest), Arc::clone(to.file), Arc::clone(&sums));
         async move {
-            cancel.check()?;
-            let Some(pack) = manifest.packs.get(read.pack as usize).copied() else { return Ok(()) };
-            let bytes = objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?;
-            let got = bytes.len() as u64;
-            let path = path.to_owned();
+            let Some(bytes) = fetch(objects, &manifest, &read, cancel).await? else { return Ok(()) };
+            let (got, path) = (bytes.len() as u64, to.path.to_owned());
             let _core = working.acquire().await.map_err(|_| RestoreError::Stopped)?;
-            let write = move || write_chunks(&manifest, &hasher, &read, &bytes, &file, &path);
+            let write = move || write_chunks(&manifest, &read, &bytes, &file, &path, &sums);
             tokio::task::spawn_blocking(write).await.map_err(|_| RestoreError::Stopped)??;
-            tracker.read(got);
+            to.tracker.read(got);
             Ok::<(), RestoreError>(())
         }
     });
@@ -92,31 +93,83 @@ pub(crate) async fn write_base<O: Objects>(
     while let Some(result) = done.next().await {
         result?;
     }
-    Ok(())
+    let sums = locked(&sums).clone();
+    let found = sums.total();
+    if found != manifest.state {
+        find_damage(objects, manifest, cancel).await?;
+        return Err(RestoreError::NotProven { position: base.position, expected: manifest.state, found });
+    }
+    Ok(sums)
 }
 
+/// The file that a base is written to.
+pub(crate) struct Written<'a> {
+    pub(crate) file: &'a Arc<File>,
+    pub(crate) path: &'a Path,
+    /// The page that is in no checksum.
+    pub(crate) left_out: Option<PageNo>,
+    pub(crate) tracker: &'a Arc<Tracker>,
+}
+
+async fn fetch<O: Objects>(
+    objects: &O,
+    manifest: &Manifest,
+    read: &PackRead,
+    cancel: &Cancel,
+) -> Result<Option<Bytes>, RestoreError> {
+    cancel.check()?;
+    let Some(pack) = manifest.packs.get(read.pack as usize) else { return Ok(None) };
+    Ok(Some(objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?))
+}
+
+/// Writes the chunks of a read and reads them back. Their names are not checked: the sum of all pages is, which costs a
+/// third and covers the writing, too.
 fn write_chunks(
     manifest: &Manifest,
-    hasher: &Hasher,
     read: &PackRead,
     bytes: &Bytes,
     file: &File,
     path: &Path,
+    sums: &Mutex<Sums>,
 ) -> Result<(), RestoreError> {
-    decode_read(manifest, hasher, read, bytes, |index, raw| {
-        if raw.iter().all(|byte| *byte == 0) {
-            return Ok(());
+    let (mut back, mut hashes) = (Vec::new(), Vec::new());
+    decode_read(manifest, None, read, bytes, |index, raw| {
+        let before = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(manifest.chunk_pages());
+        let at = u64::from(before) * u64::from(manifest.page_size.get());
+        if raw.iter().any(|byte| *byte != 0) {
+            file.write_all_at(raw, at).map_err(|error| io_error("write", path, error))?;
         }
-        let chunk_bytes = u64::from(manifest.chunk_pages()) * u64::from(manifest.page_size.get());
-        let at = index as u64 * chunk_bytes;
-        file.write_all_at(raw, at).map_err(|error| io_error("write", path, error))
+        back.resize(raw.len(), 0);
+        file.read_exact_at(&mut back, at).map_err(|error| io_error("read back", path, error))?;
+        hashes.clear();
+        hash_pages(before, &back, manifest.page_size, &mut hashes);
+        locked(sums).add(before, &hashes);
+        Ok(())
     })
 }
 
-/// Gives every chunk of a read to `each`, with its index in the manifest. Blocks.
+/// The image is not the one that the manifest tells: reads all again, and compares each chunk with its name.
+///
+/// # Errors
+/// What is damaged, if it is a chunk.
+async fn find_damage<O: Objects>(
+    objects: &O,
+    manifest: &Manifest,
+    cancel: &Cancel,
+) -> Result<(), RestoreError> {
+    let hasher = objects.hasher(manifest.database).await?;
+    for read in reads_of(manifest) {
+        let Some(bytes) = fetch(objects, manifest, &read, cancel).await? else { continue };
+        decode_read(manifest, Some(&hasher), &read, &bytes, |_, _| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Gives every chunk of a read to `each`, with its index in the manifest. Compared with its name if there is a `hasher`.
+/// Blocks.
 pub(crate) fn decode_read(
     manifest: &Manifest,
-    hasher: &Hasher,
+    hasher: Option<&Hasher>,
     read: &PackRead,
     bytes: &Bytes,
     mut each: impl FnMut(usize, &[u8]) -> Result<(), RestoreError>,
@@ -131,13 +184,20 @@ pub(crate) fn decode_read(
             let start = usize::try_from(chunk.offset.saturating_sub(read.range.start)).unwrap_or(usize::MAX);
             let end = start.saturating_add(chunk.len as usize);
             let stored = bytes.get(start..end).unwrap_or_default();
-            decode_chunk_into(hasher, chunk, len, stored, &mut raw)
-                .map_err(|error| damaged(manifest, chunk, &error))?;
+            match hasher {
+                Some(hasher) => decode_chunk_into(hasher, chunk, len, stored, &mut raw),
+                None => decode_unnamed_chunk_into(chunk, len, stored, &mut raw),
+            }
+            .map_err(|error| damaged(manifest, chunk, &error))?;
             decoded = Some(chunk);
         }
         each(*index, &raw)?;
     }
     Ok(())
+}
+
+fn locked(sums: &Mutex<Sums>) -> MutexGuard<'_, Sums> {
+    sums.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn damaged(manifest: &Manifest, chunk: &ChunkRef, error: &crate::base::BaseError) -> ReadError {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::page::{PageNo, PageSize};
 use crate::restore::progress::{Cancel, Tracker};
+use crate::restore::sums::Sums;
 use crate::segment::PageStore;
 use crate::transaction::Transaction;
 
@@ -37,6 +38,7 @@ pub(crate) struct ImageFile {
     tracker: Arc<Tracker>,
     cancel: Cancel,
     reached: Option<Transaction>,
+    sums: Sums,
 }
 
 impl ImageFile {
@@ -63,7 +65,18 @@ impl ImageFile {
             tracker,
             cancel,
             reached: None,
+            sums: Sums::unknown(page_size),
         }
+    }
+
+    /// The same, with the checksums of what the file holds: they are kept for what is not written.
+    pub(crate) fn with_sums(self, sums: Sums) -> Self {
+        Self { sums, ..self }
+    }
+
+    /// The checksums of what was not written. After [`ImageFile::flush`].
+    pub(crate) fn into_sums(self) -> Sums {
+        self.sums
     }
 
     /// The last transaction that was completed.
@@ -93,6 +106,7 @@ impl ImageFile {
         if let (Some(slot), Some(bytes)) = (self.slots.get_mut(slot), self.bytes.get(place))
             && let Some(page) = slot.page
         {
+            self.sums.forget(page);
             self.file.write_all_at(bytes, page.offset(self.page_size))?;
             slot.dirty = false;
         }
@@ -199,6 +213,7 @@ impl PageStore for ImageFile {
 
     fn resize(&mut self, pages: u32) -> io::Result<()> {
         let page_bytes = u64::from(self.page_size.get());
+        self.sums.forget_after(pages.min(self.pages));
         if pages < self.pages {
             self.forget_after(pages);
             // Cut off at once: what comes back later must be zeros.

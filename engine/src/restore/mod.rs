@@ -1,9 +1,9 @@
 //! Rebuilds a database as it was, proves it, and only then gives it its name.
 //!
 //! Order: (1) the target must be free and the file system have room; (2) a draft is made beside it, hidden, under a
-//! name of its own; (3) the base is written into it, many reads at a time; (4) the log is replayed onto it, fetched
-//! ahead; (5) the draft is read back, its checksum compared with the one recorded with the transaction, while it is
-//! brought to disk; (6) it is renamed without replacing anything, and the folder is brought to disk.
+//! name of its own; (3) the base is written into it, many reads at a time, each stretch read back at once; (4) the log is
+//! replayed onto it, fetched ahead; (5) what the log has changed is read back, and the checksum of all that was read back
+//! compared with the one recorded with the transaction, while it is brought to disk; (6) it is renamed without replacing anything, and the folder is brought to disk.
 //!
 //! Whatever happens before 6 — an error, a cancellation, a dropped future — leaves the target as it was and removes
 //! the draft; one that a kill left behind goes with the next restore to that name. Memory is bounded whatever the sizes:
@@ -23,6 +23,7 @@ mod points;
 mod progress;
 mod prove;
 mod repository;
+mod sums;
 mod target;
 
 #[cfg(test)]
@@ -44,7 +45,9 @@ use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
 use crate::plan::{RestorePlan, Target};
 use crate::time::Timestamp;
 
+use base::{Written, write_base};
 use prove::{Finished, hash_image};
+use sums::Sums;
 use target::{Draft, io_error};
 
 pub(crate) use around::Around;
@@ -176,11 +179,16 @@ pub async fn apply<O: Objects>(
     target::remove_orphans(to);
     check_target(to, options, plan.space_needed_bytes)?;
     let draft = Draft::create(to)?;
-    let rebuilding = rebuild(objects, plan, draft.file(), draft.path(), &tracker, cancel);
-    while_syncing(rebuilding, draft.path()).await?;
+    let written = Written {
+        file: draft.file(),
+        path: draft.path(),
+        left_out: (options.left_out)(plan.page_size),
+        tracker: &tracker,
+    };
+    let sums = while_syncing(rebuild(objects, plan, &written, cancel), draft.path()).await?;
     tracker.enter(Phase::Prove);
     let synced = sync(draft.file(), draft.path());
-    let proven = prove(plan, draft.file(), draft.path(), options, &tracker, cancel, |_| {});
+    let proven = prove(plan, &written, &sums, cancel, |_| {});
     let (state, ()) = futures::try_join!(proven, synced)?;
     cancel.check()?;
     tracker.enter(Phase::Publish);
@@ -223,39 +231,39 @@ pub async fn rebuild_page_hashes<O: Objects>(
     check_space(scratch, options, plan.space_needed_bytes)?;
     let file = File::options().read(true).write(true).create(true).truncate(true).open(scratch);
     let file = Arc::new(file.map_err(|error| io_error("create", scratch, error))?);
-    rebuild(objects, plan, &file, scratch, &tracker, cancel).await?;
-    let mut hashes = Vec::new();
-    prove(plan, &file, scratch, options, &tracker, cancel, |more| hashes.extend_from_slice(more)).await?;
+    let left_out = (options.left_out)(plan.page_size);
+    let written = Written { file: &file, path: scratch, left_out, tracker: &tracker };
+    rebuild(objects, plan, &written, cancel).await?;
+    let (all, mut hashes) = (Sums::unknown(plan.page_size), Vec::new());
+    prove(plan, &written, &all, cancel, |more| hashes.extend_from_slice(more)).await?;
     Ok(hashes)
 }
 
-/// Base and log, into an empty file.
+/// Base and log, into an empty file. Gives what was read back of it.
 async fn rebuild<O: Objects>(
     objects: &O,
     plan: &RestorePlan,
-    file: &Arc<File>,
-    path: &Path,
-    tracker: &Arc<Tracker>,
+    to: &Written<'_>,
     cancel: &Cancel,
-) -> Result<(), RestoreError> {
+) -> Result<Sums, RestoreError> {
+    let Written { file, path, tracker, .. } = *to;
     tracker.enter(Phase::Base);
-    let manifest = Arc::clone(&plan.manifest);
-    let page_bytes = u64::from(manifest.page_size.get());
-    let file_pages = manifest.page_count.max(plan.image_pages);
-    file.set_len(u64::from(file_pages) * page_bytes).map_err(|error| io_error("extend", path, error))?;
-    base::write_base(objects, Arc::clone(&manifest), file, path, tracker, cancel).await?;
-    cancel.check()?;
+    let manifest = &plan.manifest;
     let (size, pages) = (manifest.page_size, manifest.page_count);
+    let file_pages = pages.max(plan.image_pages);
+    let file_bytes = u64::from(file_pages) * u64::from(size.get());
+    file.set_len(file_bytes).map_err(|error| io_error("extend", path, error))?;
+    let sums = write_base(objects, &plan.base, manifest, to, cancel).await?;
+    cancel.check()?;
     let image =
         ImageFile::new(Arc::clone(file), size, pages, file_pages, Arc::clone(tracker), cancel.clone());
     tracker.enter(Phase::Log);
     let leg = Leg { from: plan.base.position.tx, segments: &plan.segments, until: plan.position.tx };
-    let mut image = replay_log(objects, &leg, image, path, tracker, cancel).await?;
-    let flush = move || image.flush().map(|()| image.reached());
-    let reached = tokio::task::spawn_blocking(flush).await.map_err(|_| RestoreError::Stopped)?;
-    let reached = reached.map_err(|error| io_error("write", path, error))?;
-    let (pages, state) =
-        reached.map_or((manifest.page_count, manifest.state), |tx| (tx.image_pages, tx.state));
+    let mut image = replay_log(objects, &leg, image.with_sums(sums), path, tracker, cancel).await?;
+    let flush = move || image.flush().map(|()| (image.reached(), image.into_sums()));
+    let flushed = tokio::task::spawn_blocking(flush).await.map_err(|_| RestoreError::Stopped)?;
+    let (reached, sums) = flushed.map_err(|error| io_error("write", path, error))?;
+    let (pages, state) = reached.map_or((pages, manifest.state), |tx| (tx.image_pages, tx.state));
     if pages != plan.image_pages {
         let (position, expected) = (plan.position, plan.image_pages);
         return Err(RestoreError::OtherSize { position, expected, found: pages });
@@ -263,25 +271,23 @@ async fn rebuild<O: Objects>(
     if state != plan.state {
         return Err(RestoreError::NotProven { position: plan.position, expected: plan.state, found: state });
     }
-    Ok(())
+    Ok(sums)
 }
 
 async fn prove(
     plan: &RestorePlan,
-    file: &Arc<File>,
-    path: &Path,
-    options: &Options,
-    tracker: &Arc<Tracker>,
+    written: &Written<'_>,
+    sums: &Sums,
     cancel: &Cancel,
     each: impl FnMut(&[PageHash]),
 ) -> Result<StateChecksum, RestoreError> {
     let image = Finished {
-        file: Arc::clone(file),
+        file: Arc::clone(written.file),
         page_size: plan.page_size,
         pages: plan.image_pages,
-        left_out: (options.left_out)(plan.page_size),
+        left_out: written.left_out,
     };
-    let found = hash_image(&image, path, tracker, cancel, each).await?;
+    let found = hash_image(&image, sums, written.path, written.tracker, cancel, each).await?;
     if found != plan.state {
         return Err(RestoreError::NotProven { position: plan.position, expected: plan.state, found });
     }

@@ -8,11 +8,13 @@ use tempfile::TempDir;
 
 use super::testing::{World, order, with_twins};
 use super::*;
+use crate::base::{ChunkCodec, Manifest};
+use crate::digest::Hasher;
 use crate::error::{ErrorKind, Explain};
-use crate::history::SegmentEntry;
 use crate::history::testing::at;
+use crate::history::{BaseEntry, SegmentEntry};
 use crate::plan::NoSuchPoint;
-use crate::store::keys::SegmentKey;
+use crate::store::keys::{BaseKey, SegmentKey, pack_key};
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
@@ -291,6 +293,29 @@ fn a_result_that_is_not_the_recorded_state_is_not_handed_over() {
     let error = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap_err();
     assert!(matches!(error, RestoreError::NotProven { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(files(&folder).is_empty());
+}
+
+/// Nothing but the sum of all pages notices this one, and that does not say where it is.
+#[test]
+fn a_chunk_that_is_not_what_its_name_says_is_found() {
+    let mut world = World::new(PageSize::MIN, 10);
+    let entry = world.findings.bases[0];
+    let mut manifest = Manifest::decode(&world.objects.bytes(&entry.key.to_string())).unwrap();
+    let pack = pack_key(manifest.database, manifest.packs[0].digest);
+    let mut bytes = world.objects.bytes(&pack).to_vec();
+    let [chunk] = &mut manifest.chunks[..] else { panic!() };
+    assert_eq!(chunk.codec, ChunkCodec::Raw, "one byte of it is one byte of a page");
+    *bytes.last_mut().unwrap() ^= 1;
+    chunk.crc = crc32fast::hash(&bytes[chunk.offset as usize..]);
+    world.objects.put(&pack, bytes);
+    let bytes = manifest.encode().unwrap();
+    let key = BaseKey { digest: Hasher::Plain.digest(&bytes), ..entry.key };
+    world.findings.bases = vec![BaseEntry { key, size: bytes.len() as u64 }];
+    world.objects.put(&key, bytes);
+    let folder = TempDir::new().unwrap();
+    let error = restore_to(&world, Target::Latest, &folder.path().join("one")).unwrap_err();
+    assert_eq!((error.kind(), error.lost_object()), (ErrorKind::Damaged, Some(pack.as_str())), "{error}");
     assert!(files(&folder).is_empty());
 }
 

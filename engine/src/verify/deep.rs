@@ -343,7 +343,7 @@ impl<O: Objects> Deep<'_, O> {
             self.options.cancel.check()?;
             let Some(pack) = manifest.packs.get(read.pack as usize) else { continue };
             let bytes = self.objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?;
-            decode_read(&manifest, &hasher, &read, &bytes, |index, raw| {
+            decode_read(&manifest, Some(&hasher), &read, &bytes, |index, raw| {
                 compare_chunk(witness, entry, &manifest, index, raw)
             })?;
         }
