@@ -27,7 +27,8 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     for workload in Workload::ALL {
         for system in System::daemons(world) {
             let found = measure(world, workload, system)?;
-            let text = |sample: &Sample, digits: usize| sample.with_spread(|value| format!("{value:.digits$}"));
+            let text =
+                |sample: &Sample, digits: usize| sample.with_spread(|value| format!("{value:.digits$}"));
             table.row([
                 workload.name().to_owned(),
                 format!("{:.0} MB", found.log_mb),

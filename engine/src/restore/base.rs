@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -73,17 +73,21 @@ pub(crate) async fn write_base<O: Objects>(
     to: &Written<'_>,
     cancel: &Cancel,
 ) -> Result<Sums, RestoreError> {
-    let sums = Sums::to_be_added(manifest.page_size, to.left_out, manifest.page_count);
-    let sums = Arc::new(Mutex::new(sums));
-    // More than one at a time on a core would only push each other out of its cache.
-    let working = &Semaphore::new(cores(2));
+    let draft = Arc::new(Draft {
+        file: Arc::clone(to.file),
+        path: to.path.to_owned(),
+        turn: Mutex::new(()),
+        sums: Mutex::new(Sums::to_be_added(manifest.page_size, to.left_out, manifest.page_count)),
+    });
+    // One of them waits for its turn to write. More would only push each other out of the cores' caches.
+    let working = &Semaphore::new(cores(2) + 1);
     let tasks = reads_of(manifest).into_iter().map(|read| {
-        let (manifest, file, sums) = (Arc::clone(manifest), Arc::clone(to.file), Arc::clone(&sums));
+        let (manifest, draft) = (Arc::clone(manifest), Arc::clone(&draft));
         async move {
             let Some(bytes) = fetch(objects, &manifest, &read, cancel).await? else { return Ok(()) };
-            let (got, path) = (bytes.len() as u64, to.path.to_owned());
+            let got = bytes.len() as u64;
             let _core = working.acquire().await.map_err(|_| RestoreError::Stopped)?;
-            let write = move || write_chunks(&manifest, &read, &bytes, &file, &path, &sums);
+            let write = move || draft.write_chunks(&manifest, &read, &bytes);
             tokio::task::spawn_blocking(write).await.map_err(|_| RestoreError::Stopped)??;
             to.tracker.read(got);
             Ok::<(), RestoreError>(())
@@ -93,7 +97,7 @@ pub(crate) async fn write_base<O: Objects>(
     while let Some(result) = done.next().await {
         result?;
     }
-    let sums = locked(&sums).clone();
+    let sums = locked(&draft.sums).clone();
     let found = sums.total();
     if found != manifest.state {
         find_damage(objects, manifest, cancel).await?;
@@ -122,30 +126,37 @@ async fn fetch<O: Objects>(
     Ok(Some(objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?))
 }
 
-/// Writes the chunks of a read and reads them back. Their names are not checked: the sum of all pages is, which costs a
-/// third and covers the writing, too.
-fn write_chunks(
-    manifest: &Manifest,
-    read: &PackRead,
-    bytes: &Bytes,
-    file: &File,
-    path: &Path,
-    sums: &Mutex<Sums>,
-) -> Result<(), RestoreError> {
-    let (mut back, mut hashes) = (Vec::new(), Vec::new());
-    decode_read(manifest, None, read, bytes, |index, raw| {
-        let before = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(manifest.chunk_pages());
-        let at = u64::from(before) * u64::from(manifest.page_size.get());
-        if raw.iter().any(|byte| *byte != 0) {
-            file.write_all_at(raw, at).map_err(|error| io_error("write", path, error))?;
-        }
-        back.resize(raw.len(), 0);
-        file.read_exact_at(&mut back, at).map_err(|error| io_error("read back", path, error))?;
-        hashes.clear();
-        hash_pages(before, &back, manifest.page_size, &mut hashes);
-        locked(sums).add(before, &hashes);
-        Ok(())
-    })
+/// What the threads share that write a base.
+struct Draft {
+    file: Arc<File>,
+    path: PathBuf,
+    /// Whose turn it is to write: file systems let one write to a file at a time, and others spin meanwhile.
+    turn: Mutex<()>,
+    sums: Mutex<Sums>,
+}
+
+impl Draft {
+    /// Writes the chunks of a read and reads them back. Their names are not checked: the sum of all pages is, which
+    /// costs a third and covers the writing, too. Blocks.
+    fn write_chunks(&self, manifest: &Manifest, read: &PackRead, bytes: &Bytes) -> Result<(), RestoreError> {
+        let (mut back, mut hashes) = (Vec::new(), Vec::new());
+        decode_read(manifest, None, read, bytes, |index, raw| {
+            let before = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(manifest.chunk_pages());
+            let at = u64::from(before) * u64::from(manifest.page_size.get());
+            if raw.iter().any(|byte| *byte != 0) {
+                let _turn = locked(&self.turn);
+                let written = self.file.write_all_at(raw, at);
+                written.map_err(|error| io_error("write", &self.path, error))?;
+            }
+            back.resize(raw.len(), 0);
+            let read_back = self.file.read_exact_at(&mut back, at);
+            read_back.map_err(|error| io_error("read back", &self.path, error))?;
+            hashes.clear();
+            hash_pages(before, &back, manifest.page_size, &mut hashes);
+            locked(&self.sums).add(before, &hashes);
+            Ok(())
+        })
+    }
 }
 
 /// The image is not the one that the manifest tells: reads all again, and compares each chunk with its name.
@@ -196,8 +207,8 @@ pub(crate) fn decode_read(
     Ok(())
 }
 
-fn locked(sums: &Mutex<Sums>) -> MutexGuard<'_, Sums> {
-    sums.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn damaged(manifest: &Manifest, chunk: &ChunkRef, error: &crate::base::BaseError) -> ReadError {
