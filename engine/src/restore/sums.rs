@@ -133,7 +133,7 @@ mod tests {
         sums.forget_after(2 * EACH);
         assert_eq!(sums.unknown_runs(2 * EACH), []);
         sums.forget_after(EACH + 1);
-        assert_eq!(sums.unknown_runs(EACH + 1), [EACH..EACH + 1]);
+        assert!(sums.unknown_runs(EACH + 1).into_iter().eq([EACH..EACH + 1; 1]));
         assert_eq!(sums.total().get(), u64::from(EACH));
     }
 
