@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::testing::{World, order, with_twins};
 use super::*;
-use crate::base::{ChunkCodec, Manifest};
+use crate::base::{ChunkCodec, Manifest, decode_chunk};
 use crate::digest::Hasher;
 use crate::error::{ErrorKind, Explain};
 use crate::history::testing::at;
@@ -304,10 +304,13 @@ fn a_chunk_that_is_not_what_its_name_says_is_found() {
     let mut manifest = Manifest::decode(&world.objects.bytes(&entry.key.to_string())).unwrap();
     let pack = pack_key(manifest.database, manifest.packs[0].digest);
     let mut bytes = world.objects.bytes(&pack).to_vec();
+    let raw_len = manifest.chunk_len(0);
     let [chunk] = &mut manifest.chunks[..] else { panic!() };
-    assert_eq!(chunk.codec, ChunkCodec::Raw, "one byte of it is one byte of a page");
-    *bytes.last_mut().unwrap() ^= 1;
-    chunk.crc = crc32fast::hash(&bytes[chunk.offset as usize..]);
+    let mut raw = decode_chunk(&Hasher::Plain, chunk, raw_len, &bytes[chunk.offset as usize..]).unwrap();
+    raw[raw_len / 2] ^= 1;
+    bytes.splice(chunk.offset as usize.., raw.iter().copied());
+    (chunk.codec, chunk.len, chunk.crc) = (ChunkCodec::Raw, raw.len() as u32, crc32fast::hash(&raw));
+    manifest.packs[0].len = bytes.len() as u64;
     world.objects.put(&pack, bytes);
     let bytes = manifest.encode().unwrap();
     let key = BaseKey { digest: Hasher::Plain.digest(&bytes), ..entry.key };
