@@ -12,9 +12,10 @@ mod pack;
 mod tests;
 
 pub use format::{Manifest, PackRef};
+pub(crate) use pack::decode_chunk_unnamed;
 pub use pack::{
     BaseBuilder, ChunkCodec, ChunkPreparer, ChunkRef, Pack, PreparedChunk, check_pack, decode_chunk,
-    decode_chunk_into, decode_unnamed_chunk_into,
+    decode_chunk_into,
 };
 
 use crate::error::{ErrorKind, Explain};

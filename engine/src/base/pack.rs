@@ -75,7 +75,7 @@ pub fn decode_chunk_into(
     stored: &[u8],
     raw: &mut Vec<u8>,
 ) -> Result<(), BaseError> {
-    decode_unnamed_chunk_into(chunk, raw_len, stored, raw)?;
+    decode_chunk_unnamed(chunk, raw_len, stored, raw)?;
     let found = hasher.digest(raw);
     if found != chunk.digest {
         return Err(BaseError::Digest { expected: chunk.digest, found });
@@ -83,12 +83,12 @@ pub fn decode_chunk_into(
     Ok(())
 }
 
-/// [`decode_chunk_into`] for those who check the image as a whole: the stored bytes are compared with their CRC, the
-/// pages with nothing.
+/// As [`decode_chunk_into`], without comparing the pages with the chunk's name: for those who check the image as a whole.
+/// Only the stored bytes are compared with their CRC.
 ///
 /// # Errors
 /// [`BaseError`] when `stored` cannot be the chunk.
-pub fn decode_unnamed_chunk_into(
+pub(crate) fn decode_chunk_unnamed(
     chunk: &ChunkRef,
     raw_len: usize,
     stored: &[u8],

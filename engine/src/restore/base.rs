@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 
-use crate::base::{ChunkRef, Manifest, decode_chunk_into, decode_unnamed_chunk_into};
+use crate::base::{ChunkRef, Manifest, decode_chunk_into, decode_chunk_unnamed};
 use crate::cores::cores;
 use crate::digest::Hasher;
 use crate::page::PageNo;
@@ -25,6 +25,8 @@ use crate::store::keys::{BaseKey, pack_key};
 const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes of no use between two chunks that are cheaper to read than to ask twice.
 const GAP_BYTES_MAX: u64 = 64 * 1024;
+/// Places of one chunk that a read brings: an image may be all zeros, and each place is written by itself.
+const PLACES_MAX: usize = 64;
 /// Reads under way at a time. With their decoded chunks they take four times as much memory at most.
 const READS_AT_A_TIME: usize = 12;
 
@@ -47,11 +49,15 @@ pub(crate) fn reads_of(manifest: &Manifest) -> Vec<PackRead> {
     let mut order: Vec<(usize, &ChunkRef)> = manifest.chunks.iter().enumerate().collect();
     order.sort_by_key(|(index, chunk)| (chunk.pack, chunk.offset, *index));
     let mut reads: Vec<PackRead> = Vec::new();
+    let (mut before, mut places) = (None, 0);
     for (index, chunk) in order {
+        places = if before == Some(chunk) { places + 1 } else { 0 };
+        before = Some(chunk);
         let end = chunk.offset.saturating_add(chunk.len.into());
         match reads.last_mut() {
             Some(read)
                 if read.pack == chunk.pack
+                    && (places == 0 || !places.is_multiple_of(PLACES_MAX))
                     && chunk.offset <= read.range.end.saturating_add(GAP_BYTES_MAX)
                     && end.max(read.range.end) - read.range.start <= READ_BYTES_MAX =>
             {
@@ -70,34 +76,23 @@ pub(crate) async fn write_base<O: Objects>(
     objects: &O,
     base: &BaseKey,
     manifest: &Arc<Manifest>,
-    to: &Written<'_>,
+    to: &Destination<'_>,
     cancel: &Cancel,
 ) -> Result<Sums, RestoreError> {
-    let draft = Arc::new(Draft {
+    let base_file = Arc::new(BaseFile {
         file: Arc::clone(to.file),
         path: to.path.to_owned(),
         turn: Mutex::new(()),
         sums: Mutex::new(Sums::to_be_added(manifest.page_size, to.left_out, manifest.page_count)),
     });
-    // One of them waits for its turn to write. More would only push each other out of the cores' caches.
-    let working = &Semaphore::new(cores(2) + 1);
-    let tasks = reads_of(manifest).into_iter().map(|read| {
-        let (manifest, draft) = (Arc::clone(manifest), Arc::clone(&draft));
-        async move {
-            let Some(bytes) = fetch(objects, &manifest, &read, cancel).await? else { return Ok(()) };
-            let got = bytes.len() as u64;
-            let _core = working.acquire().await.map_err(|_| RestoreError::Stopped)?;
-            let write = move || draft.write_chunks(&manifest, &read, &bytes);
-            tokio::task::spawn_blocking(write).await.map_err(|_| RestoreError::Stopped)??;
-            to.tracker.read(got);
-            Ok::<(), RestoreError>(())
-        }
-    });
-    let mut done = futures::stream::iter(tasks).buffer_unordered(READS_AT_A_TIME);
-    while let Some(result) = done.next().await {
-        result?;
-    }
-    let sums = locked(&draft.sums).clone();
+    let (writing, stop, tracker) = (Arc::clone(&base_file), cancel.clone(), Arc::clone(to.tracker));
+    for_each_read(objects, manifest, cancel, move |manifest, read, bytes| {
+        writing.write_chunks(manifest, read, bytes, &stop)?;
+        tracker.read(bytes.len() as u64);
+        Ok(())
+    })
+    .await?;
+    let sums = std::mem::replace(&mut *locked(&base_file.sums), Sums::unknown(manifest.page_size));
     let found = sums.total();
     if found != manifest.state {
         find_damage(objects, manifest, cancel).await?;
@@ -106,8 +101,8 @@ pub(crate) async fn write_base<O: Objects>(
     Ok(sums)
 }
 
-/// The file that a base is written to.
-pub(crate) struct Written<'a> {
+/// The file that a base is to be written to.
+pub(crate) struct Destination<'a> {
     pub(crate) file: &'a Arc<File>,
     pub(crate) path: &'a Path,
     /// The page that is in no checksum.
@@ -115,19 +110,35 @@ pub(crate) struct Written<'a> {
     pub(crate) tracker: &'a Arc<Tracker>,
 }
 
-async fn fetch<O: Objects>(
+/// Does blocking work with each read of a base, on all cores.
+async fn for_each_read<O: Objects>(
     objects: &O,
-    manifest: &Manifest,
-    read: &PackRead,
+    manifest: &Arc<Manifest>,
     cancel: &Cancel,
-) -> Result<Option<Bytes>, RestoreError> {
-    cancel.check()?;
-    let Some(pack) = manifest.packs.get(read.pack as usize) else { return Ok(None) };
-    Ok(Some(objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?))
+    work: impl Fn(&Manifest, &PackRead, &Bytes) -> Result<(), RestoreError> + Clone + Send + 'static,
+) -> Result<(), RestoreError> {
+    // One of them waits for its turn to write. More would only push each other out of the cores' caches.
+    let working = &Semaphore::new(cores(2) + 1);
+    let tasks = reads_of(manifest).into_iter().map(|read| {
+        let (manifest, work) = (Arc::clone(manifest), work.clone());
+        async move {
+            cancel.check()?;
+            let Some(pack) = manifest.packs.get(read.pack as usize).copied() else { return Ok(()) };
+            let bytes = objects.pack_range(manifest.database, pack.digest, read.range.clone()).await?;
+            let _core = working.acquire().await.map_err(|_| RestoreError::Stopped)?;
+            let done = tokio::task::spawn_blocking(move || work(&manifest, &read, &bytes)).await;
+            done.map_err(|_| RestoreError::Stopped)?
+        }
+    });
+    let mut done = futures::stream::iter(tasks).buffer_unordered(READS_AT_A_TIME);
+    while let Some(result) = done.next().await {
+        result?;
+    }
+    Ok(())
 }
 
 /// What the threads share that write a base.
-struct Draft {
+struct BaseFile {
     file: Arc<File>,
     path: PathBuf,
     /// Whose turn it is to write: file systems let one write to a file at a time, and others spin meanwhile.
@@ -135,12 +146,19 @@ struct Draft {
     sums: Mutex<Sums>,
 }
 
-impl Draft {
+impl BaseFile {
     /// Writes the chunks of a read and reads them back. Their names are not checked: the sum of all pages is, which
     /// costs a third and covers the writing, too. Blocks.
-    fn write_chunks(&self, manifest: &Manifest, read: &PackRead, bytes: &Bytes) -> Result<(), RestoreError> {
+    fn write_chunks(
+        &self,
+        manifest: &Manifest,
+        read: &PackRead,
+        bytes: &Bytes,
+        cancel: &Cancel,
+    ) -> Result<(), RestoreError> {
         let (mut back, mut hashes) = (Vec::new(), Vec::new());
         decode_read(manifest, None, read, bytes, |index, raw| {
+            cancel.check()?;
             let before = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(manifest.chunk_pages());
             let at = u64::from(before) * u64::from(manifest.page_size.get());
             if raw.iter().any(|byte| *byte != 0) {
@@ -162,18 +180,23 @@ impl Draft {
 /// The image is not the one that the manifest tells: reads all again, and compares each chunk with its name.
 ///
 /// # Errors
-/// What is damaged, if it is a chunk.
+/// What is damaged, if it is a chunk. A store that fails now does not hide that there is damage.
 async fn find_damage<O: Objects>(
     objects: &O,
-    manifest: &Manifest,
+    manifest: &Arc<Manifest>,
     cancel: &Cancel,
 ) -> Result<(), RestoreError> {
     let hasher = objects.hasher(manifest.database).await?;
-    for read in reads_of(manifest) {
-        let Some(bytes) = fetch(objects, manifest, &read, cancel).await? else { continue };
-        decode_read(manifest, Some(&hasher), &read, &bytes, |_, _| Ok(()))?;
+    let compared = for_each_read(objects, manifest, cancel, move |manifest, read, bytes| {
+        decode_read(manifest, Some(&hasher), read, bytes, |_, _| Ok(()))
+    });
+    match compared.await {
+        Err(error) if error.lost_object().is_none() && !matches!(error, RestoreError::Cancelled) => {
+            tracing::warn!(%error, "which object is damaged could not be found");
+            Ok(())
+        }
+        other => other,
     }
-    Ok(())
 }
 
 /// Gives every chunk of a read to `each`, with its index in the manifest. Compared with its name if there is a `hasher`.
@@ -197,7 +220,7 @@ pub(crate) fn decode_read(
             let stored = bytes.get(start..end).unwrap_or_default();
             match hasher {
                 Some(hasher) => decode_chunk_into(hasher, chunk, len, stored, &mut raw),
-                None => decode_unnamed_chunk_into(chunk, len, stored, &mut raw),
+                None => decode_chunk_unnamed(chunk, len, stored, &mut raw),
             }
             .map_err(|error| damaged(manifest, chunk, &error))?;
             decoded = Some(chunk);
@@ -215,4 +238,30 @@ fn damaged(manifest: &Manifest, chunk: &ChunkRef, error: &crate::base::BaseError
     let pack = manifest.packs.get(chunk.pack as usize);
     let object = pack.map_or_else(String::new, |pack| pack_key(manifest.database, pack.digest));
     ReadError::Damaged { object, what: format!("chunk at byte {}: {error}", chunk.offset) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{BaseBuilder, CHUNK_BYTES};
+    use crate::ids::{DatabaseId, Position, TimelineId, TxId};
+    use crate::page::{PageSize, StateChecksum};
+    use crate::time::Timestamp;
+
+    #[test]
+    fn an_image_of_the_same_over_and_over_is_still_work_for_several() {
+        let (position, time) = (Position::new(TimelineId::FIRST, TxId::FIRST), Timestamp::from_micros(1));
+        let database = DatabaseId::from_bytes([1; 8]);
+        let mut builder = BaseBuilder::new(Hasher::Plain, database, position, time, PageSize::MAX);
+        for _ in 0..200 {
+            builder.chunk(&[0; CHUNK_BYTES]).unwrap();
+        }
+        builder.chunk(&[1; CHUNK_BYTES]).unwrap();
+        let (_, manifest) = builder.finish(201 * 4, StateChecksum::EMPTY).unwrap();
+        let reads = reads_of(&manifest);
+        assert_eq!(reads.iter().map(|read| read.chunks.len()).collect::<Vec<_>>(), [64, 64, 64, 9]);
+        let mut places: Vec<usize> = reads.into_iter().flat_map(|read| read.chunks).collect();
+        places.sort_unstable();
+        assert_eq!(places, (0..201).collect::<Vec<_>>());
+    }
 }

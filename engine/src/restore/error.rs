@@ -26,12 +26,12 @@ pub enum RestoreError {
     /// The place to restore to is not fit for it.
     #[error(transparent)]
     Target(#[from] TargetUnfit),
-    /// Everything was read, and the result is not the state that was recorded.
+    /// Everything was read, and the result is not the state that was recorded: the one asked for, or that of the base.
     #[error("the restored state of {position} has checksum {found}, expected {expected}")]
     NotProven {
-        /// The state that was to be restored.
+        /// The state.
         position: Position,
-        /// As recorded with its transaction.
+        /// As recorded with its transaction, or in the manifest of the base.
         expected: StateChecksum,
         /// Of the result.
         found: StateChecksum,

@@ -242,6 +242,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::page::StateChecksum;
+    use crate::restore::prove::hash_pages;
     use crate::segment::MemoryImage;
 
     #[derive(Clone, Debug)]
@@ -260,39 +262,82 @@ mod tests {
         proptest::collection::vec(step, 0..200)
     }
 
+    /// Replays steps behind a tiny cache, and on a model in memory. Page numbers and sizes come as they may.
+    fn replay(steps: Vec<Step>, image: &mut ImageFile, model: &mut MemoryImage) -> Result<(), TestCaseError> {
+        let size = model.page_size();
+        image.slots_max = 3;
+        for step in steps {
+            match step {
+                Step::Resize(pages) => {
+                    image.resize(pages).unwrap();
+                    model.resize(pages).unwrap();
+                }
+                Step::Write(page, value) if page <= model.page_count() => {
+                    let bytes = vec![value; size.bytes()];
+                    image.write(PageNo::new(page).unwrap(), &bytes).unwrap();
+                    model.write(PageNo::new(page).unwrap(), &bytes).unwrap();
+                }
+                Step::Read(page) if page <= model.page_count() => {
+                    let mut bytes = vec![1; size.bytes()];
+                    image.read(PageNo::new(page).unwrap(), &mut bytes).unwrap();
+                    prop_assert_eq!(Some(&bytes[..]), model.page(PageNo::new(page).unwrap()));
+                }
+                _ => {}
+            }
+        }
+        image.flush().unwrap();
+        Ok(())
+    }
+
+    fn image_file(file: &Arc<File>, size: PageSize, pages: u32) -> ImageFile {
+        let tracker = Arc::new(Tracker::new(Arc::new(|_| {}), 0, 0, 0));
+        ImageFile::new(Arc::clone(file), size, pages, pages, tracker, Cancel::new())
+    }
+
     proptest! {
         #[test]
         fn a_tiny_cache_over_a_file_is_an_image_like_any_other(steps in steps()) {
-            let size = PageSize::MIN;
             let file = Arc::new(tempfile::tempfile().unwrap());
-            let tracker = Arc::new(Tracker::new(Arc::new(|_| {}), 0, 0, 0));
-            let mut image = ImageFile::new(Arc::clone(&file), size, 0, 0, tracker, Cancel::new());
-            image.slots_max = 3;
-            let mut model = MemoryImage::new(size);
-            for step in steps {
-                match step {
-                    Step::Resize(pages) => {
-                        image.resize(pages).unwrap();
-                        model.resize(pages).unwrap();
-                    }
-                    Step::Write(page, value) if page <= model.page_count() => {
-                        let bytes = vec![value; size.bytes()];
-                        image.write(PageNo::new(page).unwrap(), &bytes).unwrap();
-                        model.write(PageNo::new(page).unwrap(), &bytes).unwrap();
-                    }
-                    Step::Read(page) if page <= model.page_count() => {
-                        let mut bytes = vec![1; size.bytes()];
-                        image.read(PageNo::new(page).unwrap(), &mut bytes).unwrap();
-                        prop_assert_eq!(Some(&bytes[..]), model.page(PageNo::new(page).unwrap()));
-                    }
-                    _ => {}
-                }
-            }
-            image.flush().unwrap();
+            let (mut image, mut model) = (image_file(&file, PageSize::MIN, 0), MemoryImage::new(PageSize::MIN));
+            replay(steps, &mut image, &mut model)?;
             let mut bytes = vec![0; model.bytes().len()];
             file.read_exact_at(&mut bytes, 0).unwrap();
             prop_assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
             prop_assert!(bytes == model.bytes());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Of three stretches; whatever is written, the sums that are left are those of what the file holds.
+        #[test]
+        fn what_is_still_known_of_a_written_file_is_true(steps in steps()) {
+            let (size, pages) = (PageSize::MAX, 40);
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let mut model = MemoryImage::new(size);
+            model.resize(pages).unwrap();
+            for page in (1..=pages).filter_map(PageNo::new) {
+                model.write(page, &vec![page.get() as u8; size.bytes()]).unwrap();
+            }
+            file.write_all_at(model.bytes(), 0).unwrap();
+            let hash = |before: u32, pages: &[u8]| {
+                let mut hashes = Vec::new();
+                hash_pages(before, pages, size, &mut hashes);
+                hashes
+            };
+            let mut sums = Sums::to_be_added(size, None, pages);
+            sums.add(0, &hash(0, model.bytes()));
+            let mut image = image_file(&file, size, pages).with_sums(sums);
+            replay(steps, &mut image, &mut model)?;
+            let sums = image.into_sums();
+            let mut state = sums.total();
+            for run in sums.unknown_runs(model.page_count()) {
+                let mut bytes = vec![0; (run.end - run.start) as usize * size.bytes()];
+                file.read_exact_at(&mut bytes, u64::from(run.start) * size.bytes() as u64).unwrap();
+                state = hash(run.start, &bytes).into_iter().fold(state, StateChecksum::with);
+            }
+            prop_assert_eq!(state, model.state());
         }
     }
 }

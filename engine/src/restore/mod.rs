@@ -1,13 +1,15 @@
 //! Rebuilds a database as it was, proves it, and only then gives it its name.
 //!
 //! Order: (1) the target must be free and the file system have room; (2) a draft is made beside it, hidden, under a
-//! name of its own; (3) the base is written into it, many reads at a time, each stretch read back at once; (4) the log is
-//! replayed onto it, fetched ahead; (5) what the log has changed is read back, and the checksum of all that was read back
-//! compared with the one recorded with the transaction, while it is brought to disk; (6) it is renamed without replacing anything, and the folder is brought to disk.
+//! name of its own; (3) the base is written into it, many reads at a time, each chunk read back at once; (4) the log is
+//! replayed onto it, fetched ahead; (5) what the log has changed is read back, and the checksum of all that was read
+//! back compared with the one recorded with the transaction, while the draft is brought to disk; (6) it is renamed
+//! without replacing anything, and the folder is brought to disk.
 //!
 //! Whatever happens before 6 — an error, a cancellation, a dropped future — leaves the target as it was and removes
 //! the draft; one that a kill left behind goes with the next restore to that name. Memory is bounded whatever the sizes:
-//! reads under way, 64 MiB of log fetched ahead, 64 MiB of pages.
+//! reads under way, 64 MiB of log fetched ahead, 64 MiB of pages; and 16 bytes for each MiB of the image, besides the
+//! base's manifest.
 //!
 //! This module knows no database engine: what a file beside the target means, and which page is never stored, comes
 //! with the [`Options`].
@@ -45,7 +47,7 @@ use crate::page::{PageHash, PageNo, PageSize, StateChecksum};
 use crate::plan::{RestorePlan, Target};
 use crate::time::Timestamp;
 
-use base::{Written, write_base};
+use base::{Destination, write_base};
 use prove::{Finished, hash_image};
 use sums::Sums;
 use target::{Draft, io_error};
@@ -179,7 +181,7 @@ pub async fn apply<O: Objects>(
     target::remove_orphans(to);
     check_target(to, options, plan.space_needed_bytes)?;
     let draft = Draft::create(to)?;
-    let written = Written {
+    let written = Destination {
         file: draft.file(),
         path: draft.path(),
         left_out: (options.left_out)(plan.page_size),
@@ -206,7 +208,10 @@ pub async fn apply<O: Objects>(
         bytes: plan.image_bytes,
         proof: Proof {
             state,
-            how: format!("the checksum of all {} pages was computed over the result", plan.image_pages),
+            how: format!(
+                "the checksum of all {} pages was computed over what was read back of the result",
+                plan.image_pages
+            ),
         },
         transactions: plan.transactions,
         avoided: Vec::new(),
@@ -229,10 +234,12 @@ pub async fn rebuild_page_hashes<O: Objects>(
     let tracker = Tracker::new(Arc::new(|_| {}), plan.read_bytes, plan.transactions, plan.image_bytes);
     let tracker = Arc::new(tracker);
     check_space(scratch, options, plan.space_needed_bytes)?;
+    // Another file: a thread of an attempt before, which ended with an error, may still write to that one.
+    let _ = std::fs::remove_file(scratch);
     let file = File::options().read(true).write(true).create(true).truncate(true).open(scratch);
     let file = Arc::new(file.map_err(|error| io_error("create", scratch, error))?);
     let left_out = (options.left_out)(plan.page_size);
-    let written = Written { file: &file, path: scratch, left_out, tracker: &tracker };
+    let written = Destination { file: &file, path: scratch, left_out, tracker: &tracker };
     rebuild(objects, plan, &written, cancel).await?;
     let (all, mut hashes) = (Sums::unknown(plan.page_size), Vec::new());
     prove(plan, &written, &all, cancel, |more| hashes.extend_from_slice(more)).await?;
@@ -243,10 +250,10 @@ pub async fn rebuild_page_hashes<O: Objects>(
 async fn rebuild<O: Objects>(
     objects: &O,
     plan: &RestorePlan,
-    to: &Written<'_>,
+    to: &Destination<'_>,
     cancel: &Cancel,
 ) -> Result<Sums, RestoreError> {
-    let Written { file, path, tracker, .. } = *to;
+    let Destination { file, path, tracker, .. } = *to;
     tracker.enter(Phase::Base);
     let manifest = &plan.manifest;
     let (size, pages) = (manifest.page_size, manifest.page_count);
@@ -276,7 +283,7 @@ async fn rebuild<O: Objects>(
 
 async fn prove(
     plan: &RestorePlan,
-    written: &Written<'_>,
+    written: &Destination<'_>,
     sums: &Sums,
     cancel: &Cancel,
     each: impl FnMut(&[PageHash]),

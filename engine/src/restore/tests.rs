@@ -82,6 +82,24 @@ fn every_commit_is_restored_byte_for_byte_at_several_page_sizes() {
     }
 }
 
+/// The base has four stretches of a MiB. Those that the log leaves alone are not read again.
+#[test]
+fn a_log_that_changes_some_of_a_large_base_gives_every_commit() {
+    let mut world = World::new(PageSize::MAX, 64);
+    for (pages, page) in [(64, 3), (64, 40), (37, 36), (60, 50), (33, 1), (64, 64), (16, 16), (17, 17)] {
+        world.commit(pages, &[(page, u64::from(pages * page))]);
+        world.cut();
+    }
+    world.seen();
+    let folder = TempDir::new().unwrap();
+    for (position, (_, image)) in &world.images {
+        let to = folder.path().join("restored");
+        restore_to(&world, Target::Position(*position), &to).unwrap();
+        assert!(std::fs::read(&to).unwrap() == *image, "{position}");
+        std::fs::remove_file(&to).unwrap();
+    }
+}
+
 #[test]
 fn a_time_gives_the_state_of_that_time_and_says_how_far_off_it_is() {
     let world = varied(512);
