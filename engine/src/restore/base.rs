@@ -49,7 +49,7 @@ pub(crate) fn reads_of(manifest: &Manifest) -> Vec<PackRead> {
     let mut order: Vec<(usize, &ChunkRef)> = manifest.chunks.iter().enumerate().collect();
     order.sort_by_key(|(index, chunk)| (chunk.pack, chunk.offset, *index));
     let mut reads: Vec<PackRead> = Vec::new();
-    let (mut before, mut places) = (None, 0);
+    let (mut before, mut places) = (None, 0_usize);
     for (index, chunk) in order {
         places = if before == Some(chunk) { places + 1 } else { 0 };
         before = Some(chunk);
