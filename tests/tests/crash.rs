@@ -157,6 +157,41 @@ fn kills_at_random_moments_lose_no_commit() {
     every_commit_is_a_point(&world, &oracle, "random kills");
 }
 
+/// What is captured behind the reset is in no part yet: only the note of where the log went on leads there.
+#[test]
+fn kills_after_the_log_was_begun_anew_lose_no_commit() {
+    let world = World::new(PROGRAM);
+    let mut app = world.connect();
+    app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").unwrap();
+    let mut oracle = Oracle::default();
+    let mut daemon = world.daemon();
+    daemon.settle();
+    let mut id = 0;
+    for mode in ["TRUNCATE", "RESTART", "TRUNCATE"] {
+        let mut commits = |count, app: &mut Connection| {
+            for _ in 0..count {
+                insert(app, id, &mut oracle);
+                id += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        commits(3, &mut app);
+        let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
+        let busy: i64 = app.query_row(&checkpoint, [], |row| row.get(0)).unwrap();
+        assert_eq!(busy, 0, "{mode}");
+        commits(5, &mut app);
+        std::thread::sleep(Duration::from_millis(100));
+        daemon.kill();
+        commits(2, &mut app);
+        daemon = world.daemon();
+        daemon.settle();
+    }
+    every_commit_is_a_point(&world, &oracle, "kills behind a reset");
+    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    let gaps = history["gaps"].as_array().unwrap();
+    assert!(gaps.iter().all(|gap| !gap["reason"].as_str().unwrap().contains("one by one")), "{history}");
+}
+
 /// What happens to the database while nobody looks, so that its log does not say how its state came about.
 type Unseen = fn(&mut Connection);
 

@@ -60,6 +60,13 @@ pub trait Sink {
     /// As for [`Sink::page`].
     fn watched(&mut self) -> Result<(), Self::Error>;
 
+    /// The source has begun its log anew, right after the last commit and with all before it [secured](Sink::secure):
+    /// until the next commit this is where to go on.
+    ///
+    /// # Errors
+    /// As for [`Sink::secure`].
+    fn began_anew(&mut self, resume: Vec<u8>) -> Result<(), Self::Error>;
+
     /// Forget the pages of the transaction under way: the source will hand it over anew.
     fn rollback(&mut self);
 

@@ -183,9 +183,13 @@ async fn go_by(
         Next::Fork(end, leaving) => (end, Some(leaving)),
         Next::GoOn(end) => (end, None),
     };
-    let Some((mark, table)) = recovered.at(end, never_stored) else {
+    let Some((mut mark, table)) = recovered.at(end, never_stored) else {
         return fork_at_tip(driver, oldest.database, NOT_OURS).await;
     };
+    let state = &driver.options.state;
+    if let Some(resume) = Journal::log_begun_anew(state, &mark.resume).map_err(ProtectError::state(state))? {
+        mark.resume = resume;
+    }
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, parts.first().map_or(mark.time, |part| part.from)));
     Ok(Beginning { mark, table: Some(table), state, stored, spooled: parts, leaving, base, note: None })

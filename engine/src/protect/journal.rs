@@ -1,11 +1,13 @@
 //! The local journal: where to go on after a restart, and the page table there.
 //!
-//! Two files in the database's state folder. `table` is the page table at some part of the log, replaced by rename.
+//! Three files in the database's state folder. `table` is the page table at some part of the log, replaced by rename.
 //! `journal` has one record for every part closed since: its transactions, the resume token of the source at its end,
 //! and the page hashes it changed. A record is appended before its part can go to the store, so every part that may be
 //! in the store has a record, unless the machine lost power; then the journal ends early, which the start notices
 //! because the repository is ahead of it. In the spool a part may be without a record: one that outgrew memory becomes
 //! a file there while it is closed, before its record. The start leaves it out, and captures its transactions again.
+//! `anew` says where the source's log goes on that was begun anew behind a recorded place, before anything in it was
+//! recorded: what it says of that place stays true, so it need not agree with the other two in time.
 //!
 //! Nothing here is needed to restore. It is never synced: after a kill the page cache has it, after a power cut a CRC
 //! tells how much of it is left.
@@ -145,6 +147,22 @@ impl Journal {
         Ok(())
     }
 
+    /// Notes that the source's log goes on at `to`, begun anew right behind `from`.
+    pub(crate) fn note_log_begun_anew(&self, from: &[u8], to: &[u8]) -> io::Result<()> {
+        let mut payload = Vec::with_capacity(8 + from.len() + to.len());
+        put_u64(&mut payload, from.len() as u64);
+        payload.extend_from_slice(from);
+        payload.extend_from_slice(to);
+        std::fs::write(self.folder.join("anew"), frame_record(&payload))
+    }
+
+    /// Where the source's log goes on behind this place, if it was noted to be begun anew there. A note that is torn is
+    /// none.
+    pub(crate) fn log_begun_anew(folder: &Path, from: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut note) = Records::of_file(&folder.join("anew"))? else { return Ok(None) };
+        Ok(note.next()?.and_then(|payload| decode_begun_anew(&payload, from)))
+    }
+
     /// Whether the records have grown past so many times the table they change.
     pub(crate) fn wants_compaction(&self, table: &PageTable, times: u64) -> bool {
         self.bytes > (4 << 20).max(u64::from(table.pages()) * 8) * times
@@ -224,6 +242,13 @@ impl<R: Read> Records<R> {
 
 fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// An empty place is that of a source that is not trusted: nothing goes on from there.
+pub(super) fn decode_begun_anew(payload: &[u8], from: &[u8]) -> Option<Vec<u8>> {
+    let (len, rest) = payload.split_first_chunk::<8>()?;
+    let (noted, to) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    (noted == from && !from.is_empty()).then(|| to.to_vec())
 }
 
 fn encode_mark(mark: &Mark, out: &mut Vec<u8>) {
@@ -367,6 +392,29 @@ mod tests {
         table.set(PageNo::new(4).unwrap(), PageHash::from_raw(43));
         journal.append(&mark(9, 4), &table.commit()).unwrap();
         table
+    }
+
+    #[test]
+    fn a_note_of_a_log_begun_anew_holds_for_its_place_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut table = PageTable::new(PageSize::new(512).unwrap(), None);
+        table.commit();
+        let journal = Journal::start(folder.path(), &mark(1, 0), &table).unwrap();
+        let noted = |from: &[u8]| Journal::log_begun_anew(folder.path(), from).unwrap();
+        assert_eq!(noted(&[9, 9]), None);
+        journal.note_log_begun_anew(&[9, 9], &[7]).unwrap();
+        assert_eq!(noted(&[9, 9]), Some(vec![7]));
+        assert_eq!((noted(&[9]), noted(&[9, 9, 7]), noted(&[])), (None, None, None));
+        journal.note_log_begun_anew(&[], &[7]).unwrap();
+        assert_eq!(noted(&[]), None, "of a source that is not trusted");
+        journal.note_log_begun_anew(&[9, 9], &[8]).unwrap();
+        let path = folder.path().join("anew");
+        for cut in 0..std::fs::read(&path).unwrap().len() {
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(noted(&[9, 9]), None, "{cut}");
+            std::fs::write(&path, whole).unwrap();
+        }
     }
 
     #[test]

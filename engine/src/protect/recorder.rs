@@ -424,6 +424,15 @@ impl Sink for Recorder {
         self.expect_nothing()
     }
 
+    fn began_anew(&mut self, resume: Vec<u8>) -> Result<(), ProtectError> {
+        self.close_part()?;
+        if let Err(error) = self.journal.note_log_begun_anew(&self.mark.resume, &resume) {
+            // Only a kill before the next part is closed makes a gap then.
+            tracing::warn!(%error, "cannot note where the source's log goes on");
+        }
+        Ok(())
+    }
+
     fn rollback(&mut self) {
         self.table.rollback();
         self.pages = 0;

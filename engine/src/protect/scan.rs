@@ -181,6 +181,10 @@ impl Sink for Changes {
         Ok(())
     }
 
+    fn began_anew(&mut self, _: Vec<u8>) -> Result<(), Infallible> {
+        Ok(())
+    }
+
     fn unwatched(&mut self, _: Timestamp) -> Result<(), Infallible> {
         Ok(())
     }

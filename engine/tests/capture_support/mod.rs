@@ -32,6 +32,8 @@ pub struct Model {
     /// Commits whose times nobody saw.
     pub unwatched: u64,
     pub unwatched_since: Option<Timestamp>,
+    /// Where to go on in logs begun anew, each with how many commits were captured before.
+    pub began_anew: Vec<(usize, Vec<u8>)>,
     /// Refuse pages while set.
     pub refuse: bool,
     /// Take that long for the next page.
@@ -88,6 +90,11 @@ impl Sink for Model {
             self.states.push(self.state());
         }
         self.commits.push(commit);
+        Ok(())
+    }
+
+    fn began_anew(&mut self, resume: Vec<u8>) -> Result<(), Refused> {
+        self.began_anew.push((self.commits.len(), resume));
         Ok(())
     }
 

@@ -79,6 +79,9 @@ impl SqliteSource {
     ) -> Result<u64, Trouble<S::Error>> {
         if head.salts != self.place.salts {
             self.begin_generation(head)?;
+            if !self.unpinned {
+                sink.began_anew(self.resume()).map_err(Trouble::Sink)?;
+            }
         }
         if head.frames < self.place.frame {
             return Err(Trouble::Lost(format!(

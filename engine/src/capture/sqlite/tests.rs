@@ -41,6 +41,10 @@ impl Sink for Meddler {
         Ok(())
     }
 
+    fn began_anew(&mut self, _: Vec<u8>) -> std::result::Result<(), Refused> {
+        Ok(())
+    }
+
     fn unwatched(&mut self, _: Timestamp) -> std::result::Result<(), Refused> {
         Ok(())
     }
