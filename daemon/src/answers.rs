@@ -3,6 +3,7 @@
 //! Three answer: a running daemon asked over its API (`client`), a repository read here (`reader`), and the daemon in
 //! this process (`serve::daemon`). The commands are written against this trait, and so is the gRPC service.
 
+use everwhen_engine::restore::Cancel;
 use everwhen_proto::v1;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -26,6 +27,7 @@ pub(crate) trait Answers: Send + Sync {
     fn history(&self, request: v1::GetHistoryRequest) -> Answer<'_, v1::GetHistoryResponse>;
     fn resolve(&self, request: v1::ResolvePointRequest) -> Answer<'_, v1::ResolvePointResponse>;
     fn plan(&self, request: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan>;
-    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse>;
+    /// Stopped by `cancel`, or by being dropped.
+    fn restore(&self, request: v1::RestoreRequest, cancel: Cancel) -> Parts<v1::RestoreResponse>;
     fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse>;
 }

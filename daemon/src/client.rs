@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use everwhen_engine::error::ErrorKind;
+use everwhen_engine::restore::Cancel;
 use everwhen_proto::v1;
 use everwhen_proto::v1::everwhen_client::EverwhenClient;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -137,9 +138,10 @@ impl Answers for Client {
         ask!(self, plan_restore, request, plan)
     }
 
-    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
+    fn restore(&self, request: v1::RestoreRequest, cancel: Cancel) -> Parts<v1::RestoreResponse> {
         let mut client = self.inner.clone();
-        parts(async move { client.restore(request).await })
+        let told = async move { cancel.cancelled().await };
+        parts(async move { client.restore(request).await }).take_until(told.boxed()).boxed()
     }
 
     fn wait_durable(&self, request: v1::WaitDurableRequest) -> Answer<'_, v1::WaitDurableResponse> {

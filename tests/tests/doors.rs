@@ -191,3 +191,34 @@ fn the_tour_comes_to_its_end() {
     assert!(answer.out.contains("DELETE FROM orders"), "{answer:?}");
     assert!(answer.out.contains("everwhen restore"), "{answer:?}");
 }
+
+/// A signal at any moment: either there is no file, or it is whole and that is what is said.
+#[test]
+fn a_restore_that_is_interrupted_at_its_end_says_what_is_true() {
+    let (_server, world) = slow_store();
+    let targets = world.path("targets");
+    std::fs::create_dir(&targets).unwrap();
+    let to = targets.join("x.db");
+    let is_draft = |name: &String| name.starts_with('.');
+    for round in 0..12 {
+        let arguments = ["restore", "app", "--latest", "--to", to.to_str().unwrap(), "--state", "none"];
+        let child = world.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("a draft or more", || !files_of(&targets).is_empty());
+        match round % 3 {
+            0 => {}
+            1 => until("a name", || !files_of(&targets).iter().any(is_draft)),
+            _ => std::thread::sleep(Duration::from_micros(500 * round)),
+        }
+        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().is_ok());
+        let answer = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&answer.stderr).into_owned();
+        match answer.status.code() {
+            Some(0) => std::fs::remove_file(&to).unwrap(),
+            Some(1) => assert!(told.contains("not finished"), "{told}"),
+            // It was through, and the signal met nobody who listens any more.
+            None => std::fs::remove_file(&to).unwrap(),
+            other => panic!("{other:?}: {told}"),
+        }
+        assert_eq!(files_of(&targets), [""; 0], "round {round}: {told}");
+    }
+}

@@ -129,9 +129,13 @@ impl DatabaseReader {
     }
 
     /// Restores. Dropping the stream cancels it.
-    pub(crate) fn restore(self, target: Option<v1::Target>, to: PathBuf) -> Parts<v1::RestoreResponse> {
+    pub(crate) fn restore(
+        self,
+        target: Option<v1::Target>,
+        to: PathBuf,
+        cancel: Cancel,
+    ) -> Parts<v1::RestoreResponse> {
         let (events, waiting) = mpsc::channel(EVENTS_WAITING);
-        let cancel = Cancel::new();
         let task = tokio::spawn(self.restore_into(target, to, events, cancel.clone()));
         let running = Running { waiting, task: Some(task), cancel };
         stream::unfold(running, |mut running| async {
@@ -159,7 +163,11 @@ impl DatabaseReader {
             Order { target, now, to: &to, options: &options, planned: &planned, progress, cancel: &cancel };
         let order = &order;
         let work = |history: Arc<History>| async move { restore::restore(objects, &history, order).await };
-        let report = objects.with_history(self.id(), self.heard, work).await;
+        // A store that does not answer must not be waited for.
+        let report = tokio::select! {
+            report = objects.with_history(self.id(), self.heard, work) => report,
+            () = cancel.cancelled() => Err(RestoreError::Cancelled),
+        };
         report.map(|report| report_out(&report)).map_err(|error| restore_failure(&error))
     }
 

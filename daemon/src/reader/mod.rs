@@ -8,6 +8,7 @@ mod verify;
 use std::path::Path;
 
 use everwhen_engine::history::Seen;
+use everwhen_engine::restore::Cancel;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
@@ -151,12 +152,12 @@ impl Answers for Reader {
         .boxed()
     }
 
-    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
+    fn restore(&self, request: v1::RestoreRequest, cancel: Cancel) -> Parts<v1::RestoreResponse> {
         let (records, daemon) = (self.records.clone(), self.daemon.clone());
         let reader = Self { place: self.place.clone(), config: self.config.clone(), records, daemon };
         async move {
             let database = reader.database(&request.database, request.target.as_ref()).await?;
-            Ok(database.restore(request.target, request.to.into()))
+            Ok(database.restore(request.target, request.to.into(), cancel))
         }
         .into_stream()
         .try_flatten()

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use everwhen_engine::error::ErrorKind;
+use everwhen_engine::restore::Cancel;
 use everwhen_proto::v1;
 use everwhen_proto::v1::everwhen_server::{Everwhen, EverwhenServer};
 use futures::{StreamExt, TryStreamExt};
@@ -110,7 +111,7 @@ impl Everwhen for Api {
                 .advise("name the file as the daemon's machine sees it, from /");
             return Err(status_of(&failure));
         }
-        reply_in_parts(self.answers.restore(request)).await
+        reply_in_parts(self.answers.restore(request, Cancel::new())).await
     }
 
     async fn wait_durable(&self, request: Request<v1::WaitDurableRequest>) -> Reply<v1::WaitDurableResponse> {

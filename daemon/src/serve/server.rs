@@ -118,6 +118,7 @@ mod tests {
     use crate::answers::{Answer, Parts};
     use crate::client::Client;
     use crate::serve::listen;
+    use everwhen_engine::restore::Cancel;
 
     /// Knows one point, and restores for ever.
     #[derive(Default)]
@@ -165,7 +166,7 @@ mod tests {
         fn plan(&self, _: v1::PlanRestoreRequest) -> Answer<'_, v1::RestorePlan> {
             refused()
         }
-        fn restore(&self, _: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
+        fn restore(&self, _: v1::RestoreRequest, _: Cancel) -> Parts<v1::RestoreResponse> {
             let tells = Tells(Arc::clone(&self.restore_was_dropped));
             stream::unfold(tells, |tells| async move {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -223,7 +224,7 @@ mod tests {
     async fn a_restore_stops_when_its_caller_goes_away() {
         let scene = scene().await;
         let request = |to: &str| v1::RestoreRequest { to: to.into(), ..Default::default() };
-        let mut parts = scene.client.restore(request("/x"));
+        let mut parts = scene.client.restore(request("/x"), Cancel::new());
         parts.next().await.unwrap().unwrap();
         assert!(!scene.restore_was_dropped.load(Ordering::SeqCst));
         drop(parts);
@@ -233,14 +234,15 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(5), dropped).await.unwrap();
-        let relative = scene.client.restore(request("x")).next().await.unwrap().unwrap_err();
+        let relative = scene.client.restore(request("x"), Cancel::new()).next().await.unwrap().unwrap_err();
         assert_eq!(relative.kind, ErrorKind::Usage);
     }
 
     #[tokio::test]
     async fn stopping_does_not_wait_for_ever() {
         let scene = scene().await;
-        let mut parts = scene.client.restore(v1::RestoreRequest { to: "/x".into(), ..Default::default() });
+        let mut parts =
+            scene.client.restore(v1::RestoreRequest { to: "/x".into(), ..Default::default() }, Cancel::new());
         parts.next().await.unwrap().unwrap();
         tokio::time::timeout(GRACE + Duration::from_secs(3), scene.serving.stop()).await.unwrap();
     }

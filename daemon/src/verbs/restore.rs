@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use everwhen_engine::error::ErrorKind;
+use everwhen_engine::restore::Cancel;
 use everwhen_proto::v1;
 use everwhen_proto::v1::restore_response::Event;
 use futures::TryStreamExt;
@@ -30,34 +31,70 @@ pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {
     }
     let request = v1::RestoreRequest { database, target: Some(target), to };
     let progress = Progress::new(verb.json.json);
-    let report = follow(found.answers.restore(request), &progress).await;
+    let cancel = Cancel::new();
+    let parts = found.answers.restore(request, cancel.clone());
+    let report = follow(parts, &cancel, &progress).await.map_err(|stop| match stop {
+        Stop::Failed(failure) => failure,
+        Stop::Asked(name) => stopped(name, verb.reach.addr.is_some()),
+    });
     progress.done();
     let view = RestoreView::from(report?);
     output::report(verb.json.json, &view, || text::restored(&view))
 }
 
-/// Shows progress until the report comes. A signal drops the restore, which then leaves nothing behind.
+/// Why there is no report.
+enum Stop {
+    Failed(Failure),
+    /// By this signal.
+    Asked(&'static str),
+}
+
+/// Shows progress until the report comes. A signal stops the restore, which then leaves nothing behind; unless it comes
+/// while the file gets its name: then that is reported.
 async fn follow(
     mut parts: crate::answers::Parts<v1::RestoreResponse>,
+    cancel: &Cancel,
     progress: &Progress,
-) -> Result<v1::RestoreReport, Failure> {
-    let mut signals = Signals::listen()?;
+) -> Result<v1::RestoreReport, Stop> {
+    let mut signals = Signals::listen().map_err(Stop::Failed)?;
+    let (mut asked, mut stopped_by) = (false, None);
     loop {
         let part = tokio::select! {
-            part = parts.try_next() => part?,
-            (name, _) = signals.next() => {
-                drop(parts);
-                return Err(Failure::new(ErrorKind::Failed, format!("{name}: the restore was not finished"))
-                    .advise("nothing was left behind; the same command starts anew"));
+            part = parts.try_next() => part,
+            (name, code) = signals.next() => {
+                if std::mem::replace(&mut asked, true) {
+                    std::process::exit(code);
+                }
+                if cancel.cancel() {
+                    stopped_by = Some(name);
+                }
+                continue;
             }
         };
-        match part.map(|part| part.event) {
+        let event = match (part, stopped_by) {
+            (Err(_) | Ok(None), Some(name)) => return Err(Stop::Asked(name)),
+            (part, _) => part.map_err(Stop::Failed)?.map(|part| part.event),
+        };
+        match event {
             Some(Some(Event::Progress(now))) => progress.show(&now),
             Some(Some(Event::Report(report))) => return Ok(report),
             Some(Some(Event::Plan(_)) | None) => {}
-            None => return Err(Failure::new(ErrorKind::Failed, "the restore ended without a report")),
+            None => {
+                let failure = Failure::new(ErrorKind::Failed, "the restore ended without a report");
+                return Err(Stop::Failed(failure));
+            }
         }
     }
+}
+
+fn stopped(by: &str, elsewhere: bool) -> Failure {
+    let advice = match elsewhere {
+        false => "nothing was left behind; the same command starts anew",
+        true => {
+            "the daemon was told; if there is a file all the same, it was finished just then, and is proven"
+        }
+    };
+    Failure::new(ErrorKind::Failed, format!("{by}: the restore was not finished")).advise(advice)
 }
 
 /// A restore by a daemon happens in its own working directory: it gets the path from the root.

@@ -192,11 +192,11 @@ pub async fn apply<O: Objects>(
     let synced = sync(draft.file(), draft.path());
     let proven = prove(plan, &written, &sums, cancel, |_| {});
     let (state, ()) = futures::try_join!(proven, synced)?;
-    cancel.check()?;
     tracker.enter(Phase::Publish);
     failpoint::hit("restore_before_publish");
-    let publish_options = options.clone();
-    let published = tokio::task::spawn_blocking(move || draft.publish(&publish_options)).await;
+    let (publish_options, cancel) = (options.clone(), cancel.clone());
+    let publish = move || cancel.close().and_then(|()| draft.publish(&publish_options));
+    let published = tokio::task::spawn_blocking(publish).await;
     published.map_err(|_| RestoreError::Stopped)??;
     tracker.enter(Phase::Done);
     Ok(RestoreReport {

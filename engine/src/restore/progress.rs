@@ -146,11 +146,18 @@ impl Tracker {
 
 /// Stops a restore or a verification from outside. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Cancel(Arc<watch::Sender<bool>>);
+pub struct Cancel(Arc<watch::Sender<Stage>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Cancelled,
+    TooLate,
+}
 
 impl Default for Cancel {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(false)))
+        Self(Arc::new(watch::Sender::new(Stage::Open)))
     }
 }
 
@@ -161,25 +168,60 @@ impl Cancel {
         Self::default()
     }
 
-    /// Stops whatever it was given to, soon.
-    pub fn cancel(&self) {
-        self.0.send_replace(true);
+    /// Stops whatever it was given to, soon. `false` when it is too late for that: a restore is getting its name.
+    pub fn cancel(&self) -> bool {
+        self.move_on(Stage::Cancelled) == Stage::Cancelled
+    }
+
+    /// From here on it is too late, unless it was cancelled.
+    pub(crate) fn close(&self) -> Result<(), RestoreError> {
+        match self.move_on(Stage::TooLate) {
+            Stage::Cancelled => Err(RestoreError::Cancelled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whoever comes first decides; gives what is decided.
+    fn move_on(&self, to: Stage) -> Stage {
+        self.0.send_if_modified(|stage| {
+            let open = *stage == Stage::Open;
+            if open {
+                *stage = to;
+            }
+            open
+        });
+        *self.0.borrow()
     }
 
     /// Whether it was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        *self.0.borrow()
+        *self.0.borrow() == Stage::Cancelled
     }
 
     /// Returns when it is cancelled.
     pub async fn cancelled(&self) {
         let mut receiver = self.0.subscribe();
         // The sender lives as long as we do: waiting cannot fail.
-        let _ = receiver.wait_for(|cancelled| *cancelled).await;
+        let _ = receiver.wait_for(|stage| *stage == Stage::Cancelled).await;
     }
 
     pub(crate) fn check(&self) -> Result<(), RestoreError> {
         if self.is_cancelled() { Err(RestoreError::Cancelled) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_first_decides() {
+        let (stopped, done) = (Cancel::new(), Cancel::new());
+        assert!(stopped.cancel() && stopped.cancel());
+        assert!(stopped.is_cancelled() && stopped.close().is_err());
+        done.close().unwrap();
+        assert!(!done.cancel() && !done.is_cancelled());
+        done.check().unwrap();
     }
 }

@@ -94,6 +94,10 @@ fn exists(path: &Path) -> Result<bool, RestoreError> {
 
 fn parts(target: &Path) -> Result<(PathBuf, OsString), TargetUnfit> {
     let no_name = || TargetUnfit::NoName { path: target.to_owned() };
+    if target.as_os_str().as_bytes().ends_with(b"/") {
+        // Renaming to it would fail, after all the work.
+        return Err(no_name());
+    }
     let name = target.file_name().ok_or_else(no_name)?.to_owned();
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
     Ok((folder.unwrap_or(Path::new(".")).to_owned(), name))
@@ -330,6 +334,15 @@ mod tests {
             assert_eq!(prefixes.iter().filter(|other| *other == prefix).count(), 1);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), names.len());
+    }
+
+    #[test]
+    fn a_path_that_ends_like_a_folder_names_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["new/", "/", ".."] {
+            let unfit = check_target(&folder.path().join(name), &Options::default(), 0).unwrap_err();
+            assert!(matches!(unfit, RestoreError::Target(TargetUnfit::NoName { .. })), "{name}: {unfit}");
+        }
     }
 
     #[test]

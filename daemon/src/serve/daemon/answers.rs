@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
+use everwhen_engine::restore::Cancel;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -201,11 +202,12 @@ impl Answers for Arc<Daemon> {
         .boxed()
     }
 
-    fn restore(&self, request: v1::RestoreRequest) -> Parts<v1::RestoreResponse> {
+    fn restore(&self, request: v1::RestoreRequest, cancel: Cancel) -> Parts<v1::RestoreResponse> {
         let daemon = Arc::clone(self);
         async move {
             daemon.catch_up(&request.database, request.target.as_ref()).await;
-            Ok(daemon.subject(&request.database).await?.restore(request.target, request.to.into()))
+            let subject = daemon.subject(&request.database).await?;
+            Ok(subject.restore(request.target, request.to.into(), cancel))
         }
         .into_stream()
         .try_flatten()
