@@ -3,7 +3,7 @@
 //! The state checksum is the wrapping sum of the page hashes of all pages of the image, so one commit updates it by
 //! its changed pages alone: subtract the old hashes, add the new. The page number is part of each hash: two pages
 //! that trade places change the sum. It guards against accidents; against forgery stand the BLAKE3 names and chains, which
-//! `verify` compares in full, and encryption, which every read does.
+//! `verify` compares in full, and encryption, which every read checks.
 
 use std::fmt;
 use std::num::NonZeroU32;

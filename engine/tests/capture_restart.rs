@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use capture_support::writer::{command, reported, run_job};
 use capture_support::{Model, Rig, wal_database};
-use everwhen_engine::capture::sqlite::{Attach, SqliteOptions, SqliteSource};
+use everwhen_engine::capture::sqlite::{Attach, SourceEvent, SqliteOptions, SqliteSource};
 use everwhen_engine::page::PageNo;
 use everwhen_engine::sqlite::wal::{
     self, FrameHeader, RunningChecksum, Salts, WalHeader, WordOrder, frame_offset, push_frame,
@@ -345,6 +345,56 @@ fn one_reset_of_a_log_that_was_captured_whole_is_gone_over_without_a_gap() {
     rig.settle_and_compare();
     assert_eq!(rig.model.commits.len(), 30);
     assert_eq!(rig.model.unwatched, 20);
+}
+
+/// All of it is in the file when the first pin begins, which is then on slot 0 and allows a reset at once.
+#[test]
+fn a_log_that_is_reset_before_what_it_held_was_captured_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    let mut rig = Rig::attach(&path);
+    insert(&app, 10);
+    rig.poll();
+    let resume = rig.model.commits.last().unwrap().resume.clone();
+    rig.source.release();
+    insert(&app, 5);
+    app.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())).unwrap();
+    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
+    assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
+    insert(&app, 1);
+    let mut model = Model::default();
+    let polled = source.poll(&mut model).unwrap();
+    assert!(matches!(polled.event, Some(SourceEvent::LogLost { .. })), "{polled:?}");
+    assert_eq!((polled.transactions, model.distrusted), (0, 1));
+    assert_eq!(model.began_anew, []);
+}
+
+/// The sink notes where the log goes on each time that it is begun anew, before what comes is captured, and that is
+/// where another source goes on.
+#[test]
+fn the_place_where_a_log_is_begun_anew_is_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, app) = table(folder.path());
+    let mut rig = Rig::attach(&path);
+    insert(&app, 10);
+    for _ in 0..100 {
+        rig.poll();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // All is captured and in the file by now, and the next commit begins the log anew.
+    insert(&app, 1);
+    rig.poll();
+    let [.., (commits, resume)] = &rig.model.began_anew[..] else { panic!("the log was not begun anew") };
+    assert_eq!(*commits, 10);
+    let resume = resume.clone();
+    rig.source.release();
+    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
+    assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
+    rig.source = source;
+    rig.model.commits.pop();
+    insert(&app, 2);
+    rig.poll();
+    assert_eq!(rig.model.commits.len(), 13);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod verify;
 use std::path::Path;
 
 use everwhen_engine::history::Seen;
-use everwhen_engine::restore::Cancel;
+use everwhen_engine::restore::{Cancel, RestoreError};
 use everwhen_proto::v1;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
@@ -156,7 +156,11 @@ impl Answers for Reader {
         let (records, daemon) = (self.records.clone(), self.daemon.clone());
         let reader = Self { place: self.place.clone(), config: self.config.clone(), records, daemon };
         async move {
-            let database = reader.database(&request.database, request.target.as_ref()).await?;
+            // A store that does not answer must not be waited for.
+            let database = tokio::select! {
+                found = reader.database(&request.database, request.target.as_ref()) => found?,
+                () = cancel.cancelled() => return Err(Failure::of(&RestoreError::Cancelled)),
+            };
             Ok(database.restore(request.target, request.to.into(), cancel))
         }
         .into_stream()

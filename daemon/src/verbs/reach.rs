@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) answers: Arc<dyn Answers>,
     /// The database in their words; `None` when none was named.
     pub(crate) database: Option<String>,
+    /// A daemon does the work, with its own disk and permissions.
+    pub(crate) by_daemon: bool,
 }
 
 /// Finds who answers for a database, or for all.
@@ -34,7 +36,7 @@ pub(crate) async fn reach(by: &cli::Reach, database: Option<&str>, prefer: Prefe
     let named = database.map(named);
     if let Some(address) = by.addr.as_deref().filter(|address| !address.is_empty()) {
         let answers = Arc::new(client::connect(address).await?);
-        return Ok(Found { answers, database: named });
+        return Ok(Found { answers, database: named, by_daemon: true });
     }
     let told = Told::by(&by.place)?;
     let place = match told.place_to_read(named.as_deref()) {
@@ -42,7 +44,7 @@ pub(crate) async fn reach(by: &cli::Reach, database: Option<&str>, prefer: Prefe
         Err(no_place) => {
             let state = told.state.clone().map_or_else(StateFolder::usual, StateFolder::at);
             let answers = client::local(&state).await.ok_or(no_place)?;
-            return Ok(Found { answers: Arc::new(answers), database: named });
+            return Ok(Found { answers: Arc::new(answers), database: named, by_daemon: true });
         }
     };
     let daemon = client::local(&place.state).await;
@@ -50,11 +52,11 @@ pub(crate) async fn reach(by: &cli::Reach, database: Option<&str>, prefer: Prefe
         && let Some(daemon) = &daemon
         && serves(daemon, &place.store, named.as_deref()).await
     {
-        return Ok(Found { answers: Arc::new(daemon.clone()), database: named });
+        return Ok(Found { answers: Arc::new(daemon.clone()), database: named, by_daemon: true });
     }
     let reader = Reader::open(&place, &told.config, daemon).await?;
     let database = reader.name_of(named.as_deref()).await?;
-    Ok(Found { answers: Arc::new(reader), database })
+    Ok(Found { answers: Arc::new(reader), database, by_daemon: false })
 }
 
 /// Whether a daemon has this repository (and the database, if one is named).

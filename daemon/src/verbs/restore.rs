@@ -27,7 +27,7 @@ pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {
         let view = PlanView::from(found.answers.plan(request).await?);
         output::report(verb.json.json, &view, || text::plan(&view, &to))?;
         // A daemon elsewhere has a disk of its own.
-        return if verb.reach.addr.is_some() { Ok(()) } else { reader::fits(&to, view.space_needed_bytes) };
+        return if found.by_daemon { Ok(()) } else { reader::fits(&to, view.space_needed_bytes) };
     }
     let request = v1::RestoreRequest { database, target: Some(target), to };
     let progress = Progress::new(verb.json.json);
@@ -35,7 +35,7 @@ pub(crate) async fn restore(verb: cli::Restore) -> Result<(), Failure> {
     let parts = found.answers.restore(request, cancel.clone());
     let report = follow(parts, &cancel, &progress).await.map_err(|stop| match stop {
         Stop::Failed(failure) => failure,
-        Stop::Asked(name) => stopped(name, verb.reach.addr.is_some()),
+        Stop::Asked(name) => stopped(name, found.by_daemon),
     });
     progress.done();
     let view = RestoreView::from(report?);
@@ -87,8 +87,8 @@ async fn follow(
     }
 }
 
-fn stopped(by: &str, elsewhere: bool) -> Failure {
-    let advice = match elsewhere {
+fn stopped(by: &str, by_daemon: bool) -> Failure {
+    let advice = match by_daemon {
         false => "nothing was left behind; the same command starts anew",
         true => {
             "the daemon was told; if there is a file all the same, it was finished just then, and is proven"

@@ -60,8 +60,8 @@ pub trait Sink {
     /// As for [`Sink::page`].
     fn watched(&mut self) -> Result<(), Self::Error>;
 
-    /// The source has begun its log anew, right after the last commit and with all before it [secured](Sink::secure):
-    /// until the next commit this is where to go on.
+    /// The source has begun its log anew, right after the last commit; what was captured from the log before is gone
+    /// there. [Secure](Sink::secure) it, and note that until the next commit this is where to go on.
     ///
     /// # Errors
     /// As for [`Sink::secure`].

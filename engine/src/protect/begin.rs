@@ -186,9 +186,9 @@ async fn go_by(
     let Some((mut mark, table)) = recovered.at(end, never_stored) else {
         return fork_at_tip(driver, oldest.database, NOT_OURS).await;
     };
-    let state = &driver.options.state;
-    if let Some(resume) = Journal::log_begun_anew(state, &mark.resume).map_err(ProtectError::state(state))? {
-        mark.resume = resume;
+    match Journal::log_begun_anew(&driver.options.state, &mark.resume) {
+        Ok(resume) => mark.resume = resume.unwrap_or(mark.resume),
+        Err(error) => tracing::warn!(%error, "cannot read where the source's log was begun anew"),
     }
     let state = Some(table.state());
     let stored = tip.map(|tx| (tx, parts.first().map_or(mark.time, |part| part.from)));

@@ -7,7 +7,8 @@
 //! because the repository is ahead of it. In the spool a part may be without a record: one that outgrew memory becomes
 //! a file there while it is closed, before its record. The start leaves it out, and captures its transactions again.
 //! `anew` says where the source's log goes on that was begun anew behind a recorded place, before anything in it was
-//! recorded: what it says of that place stays true, so it need not agree with the other two in time.
+//! recorded. It names that place whole, so it need not agree with the other two in time. (A crash of all processes may bring
+//! the log before back; then the states are compared.)
 //!
 //! Nothing here is needed to restore. It is never synced: after a kill the page cache has it, after a power cut a CRC
 //! tells how much of it is left.

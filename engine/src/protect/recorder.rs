@@ -425,7 +425,8 @@ impl Sink for Recorder {
     }
 
     fn began_anew(&mut self, resume: Vec<u8>) -> Result<(), ProtectError> {
-        self.close_part()?;
+        // Right after a start that is not done yet.
+        self.secure()?;
         if let Err(error) = self.journal.note_log_begun_anew(&self.mark.resume, &resume) {
             // Only a kill before the next part is closed makes a gap then.
             tracing::warn!(%error, "cannot note where the source's log goes on");

@@ -144,7 +144,7 @@ impl Tracker {
     }
 }
 
-/// Stops a restore or a verification from outside. Clones share it.
+/// Stops one restore or one verification from outside. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Cancel(Arc<watch::Sender<Stage>>);
 

@@ -94,7 +94,7 @@ fn exists(path: &Path) -> Result<bool, RestoreError> {
 
 fn parts(target: &Path) -> Result<(PathBuf, OsString), TargetUnfit> {
     let no_name = || TargetUnfit::NoName { path: target.to_owned() };
-    if target.as_os_str().as_bytes().ends_with(b"/") {
+    if [&b"/"[..], b"/."].iter().any(|end| target.as_os_str().as_bytes().ends_with(end)) {
         // Renaming to it would fail, after all the work.
         return Err(no_name());
     }
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_path_that_ends_like_a_folder_names_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["new/", "/", ".."] {
+        for name in ["new/", "new/.", "/", ".."] {
             let unfit = check_target(&folder.path().join(name), &Options::default(), 0).unwrap_err();
             assert!(matches!(unfit, RestoreError::Target(TargetUnfit::NoName { .. })), "{name}: {unfit}");
         }

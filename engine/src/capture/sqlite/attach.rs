@@ -75,6 +75,7 @@ impl SqliteSource {
             tells_times: network.is_none(),
             unpinned: false,
             unproven: None,
+            anew_untold: false,
             before_reset: None,
             unplaced: true,
             away: true,
@@ -108,6 +109,7 @@ impl SqliteSource {
         self.slot = Slot::Either;
         self.mismatch_since = None;
         (self.unpinned, self.unproven, self.before_reset) = (false, None, None);
+        self.anew_untold = false;
         self.secured = None;
         self.frames.forget();
         self.seen = [0; HEAD_LEN + 4];
@@ -143,6 +145,7 @@ impl SqliteSource {
         };
         match decision {
             Ok(point) => {
+                self.anew_untold = point.salts != look.head.salts;
                 self.place = if point.salts == look.head.salts {
                     point.place()
                 } else {

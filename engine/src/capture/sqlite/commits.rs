@@ -79,9 +79,11 @@ impl SqliteSource {
     ) -> Result<u64, Trouble<S::Error>> {
         if head.salts != self.place.salts {
             self.begin_generation(head)?;
-            if !self.unpinned {
-                sink.began_anew(self.resume()).map_err(Trouble::Sink)?;
-            }
+            self.anew_untold = !self.unpinned;
+        }
+        if self.anew_untold {
+            sink.began_anew(self.resume()).map_err(Trouble::Sink)?;
+            self.anew_untold = false;
         }
         if head.frames < self.place.frame {
             return Err(Trouble::Lost(format!(
@@ -126,6 +128,10 @@ impl SqliteSource {
             self.unproven.get_or_insert(self.change.unwrap_or_default());
         } else if !self.slot.may_be_zero() {
             return Err(Trouble::Lost("the log was reset while that was not expected".to_owned()));
+        }
+        if !self.unpinned && self.found.salts == self.place.salts && self.place.frame < self.found.frame {
+            // All of it was backfilled when the first pin began, and there was no other before that.
+            return Err(Trouble::Lost("the log was reset before what it held was captured".to_owned()));
         }
         if self.before_reset.replace(self.place.salts) == Some(head.salts) {
             // A process died while it emptied the log, and the index was recovered from what was still in it.

@@ -192,6 +192,8 @@ pub struct SqliteSource {
     unpinned: bool,
     /// The count before a reset that has not been shown to have lost nothing.
     unproven: Option<u32>,
+    /// The log was begun anew, and the sink has not taken note of it.
+    anew_untold: bool,
     /// The generation of the log before this one.
     before_reset: Option<Salts>,
     /// Attached at an unknown place, and nothing captured from it yet.
