@@ -45,6 +45,24 @@ fn log_of(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-wal", path.display()))
 }
 
+/// Ten commits are captured, and the source has let go: the place behind them.
+fn captured_and_let_go(folder: &Path) -> (PathBuf, Connection, Rig, Vec<u8>) {
+    let (path, app) = table(folder);
+    let mut rig = Rig::attach(&path);
+    insert(&app, 10);
+    rig.poll();
+    let resume = rig.model.commits.last().unwrap().resume.clone();
+    rig.source.release();
+    (path, app, rig, resume)
+}
+
+/// A source that goes on from a place.
+fn going_on(path: &Path, resume: &[u8]) -> SqliteSource {
+    let mut source = SqliteSource::open(path, SqliteOptions::default()).unwrap();
+    assert_eq!(source.attach(Some(resume)).unwrap(), Attach::Continue);
+    source
+}
+
 /// Why capture does not simply go on from the resume point.
 fn unknown(path: &Path, resume: &[u8]) -> String {
     let mut source = SqliteSource::open(path, SqliteOptions::default()).unwrap();
@@ -57,16 +75,9 @@ fn unknown(path: &Path, resume: &[u8]) -> String {
 #[test]
 fn commits_made_while_away_are_captured_singly_when_the_log_still_has_them() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, app) = table(folder.path());
-    let mut rig = Rig::attach(&path);
-    insert(&app, 10);
-    rig.poll();
-    let resume = rig.model.commits.last().unwrap().resume.clone();
-    rig.source.release();
+    let (path, app, mut rig, resume) = captured_and_let_go(folder.path());
     insert(&app, 20);
-    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
-    assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
-    rig.source = source;
+    rig.source = going_on(&path, &resume);
     rig.poll();
     insert(&app, 1);
     rig.settle_and_compare();
@@ -326,12 +337,7 @@ fn a_user_who_may_only_read_captures_while_the_application_checkpoints() {
 #[test]
 fn one_reset_of_a_log_that_was_captured_whole_is_gone_over_without_a_gap() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, app) = table(folder.path());
-    let mut rig = Rig::attach(&path);
-    insert(&app, 10);
-    rig.poll();
-    let resume = rig.model.commits.last().unwrap().resume.clone();
-    rig.source.release();
+    let (path, app, mut rig, resume) = captured_and_let_go(folder.path());
     // All is in the file: the first pin is on slot 0, and the next commit resets the log.
     app.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())).unwrap();
     let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
@@ -351,16 +357,10 @@ fn one_reset_of_a_log_that_was_captured_whole_is_gone_over_without_a_gap() {
 #[test]
 fn a_log_that_is_reset_before_what_it_held_was_captured_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, app) = table(folder.path());
-    let mut rig = Rig::attach(&path);
-    insert(&app, 10);
-    rig.poll();
-    let resume = rig.model.commits.last().unwrap().resume.clone();
-    rig.source.release();
+    let (path, app, _rig, resume) = captured_and_let_go(folder.path());
     insert(&app, 5);
     app.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())).unwrap();
-    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
-    assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
+    let mut source = going_on(&path, &resume);
     insert(&app, 1);
     let mut model = Model::default();
     let polled = source.poll(&mut model).unwrap();
@@ -388,9 +388,7 @@ fn the_place_where_a_log_is_begun_anew_is_gone_on_from() {
     assert_eq!(*commits, 10);
     let resume = resume.clone();
     rig.source.release();
-    let mut source = SqliteSource::open(&path, SqliteOptions::default()).unwrap();
-    assert_eq!(source.attach(Some(&resume)).unwrap(), Attach::Continue);
-    rig.source = source;
+    rig.source = going_on(&path, &resume);
     rig.model.commits.pop();
     insert(&app, 2);
     rig.poll();

@@ -47,6 +47,10 @@ fn every_commit_is_a_point(world: &World, oracle: &Oracle, step: &str) {
     );
 }
 
+fn history_of(world: &World) -> serde_json::Value {
+    world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json()
+}
+
 /// Steps that are only passed when the store does not take what it is given.
 const WITH_THE_STORE_AWAY: [&str; 1] = ["part_spooled"];
 
@@ -187,7 +191,7 @@ fn kills_after_the_log_was_begun_anew_lose_no_commit() {
         daemon.settle();
     }
     every_commit_is_a_point(&world, &oracle, "kills behind a reset");
-    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    let history = history_of(&world);
     let gaps = history["gaps"].as_array().unwrap();
     assert!(gaps.iter().all(|gap| !gap["reason"].as_str().unwrap().contains("one by one")), "{history}");
 }
@@ -226,7 +230,7 @@ fn gap_around_a_crash(point: &str, unseen: Unseen) {
     daemon.settle();
     insert(&mut app, 2, &mut oracle);
     daemon.settle();
-    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    let history = history_of(&world);
     assert!(!history["gaps"].as_array().unwrap().is_empty(), "{point}: {history}");
     let (answer, target) = world.restore(&["--latest"], "latest.db");
     let _ = answer.exits(0);
@@ -295,6 +299,6 @@ fn what_was_called_durable_survives_a_kill_and_the_loss_of_the_local_state() {
     let (answer, target) = world.restore(&["--latest"], "latest.db");
     let _ = answer.exits(0);
     assert!(image_of(&mut Connection::open(target).unwrap()) == oracle.image(3).unwrap());
-    let history = world.everwhen(&["history", world.database().to_str().unwrap(), "--json"]).exits(0).json();
+    let history = history_of(&world);
     assert_eq!(history["timelines"].as_array().unwrap().len(), 2, "{history}");
 }
