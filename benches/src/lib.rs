@@ -20,6 +20,7 @@ pub mod prototype;
 pub mod questions;
 pub mod random;
 pub mod report;
+pub mod rest;
 pub mod stream;
 pub mod workload;
 pub mod world;

@@ -5,7 +5,6 @@ use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -157,10 +156,9 @@ impl World {
         self.scale.pick(1, 1, 3)
     }
 
-    /// Brings everything that is still to be written to the disk, so that what is measured next does not wait for it.
-    pub fn calm_disk(&self) {
-        rustix::fs::sync();
-        std::thread::sleep(Duration::from_millis(self.scale.pick(0, 500, 1000)));
+    /// Waits until the machine is as each measurement is to find it: see [`rest`](mod@crate::rest).
+    pub fn rest(&self) {
+        crate::rest::rest(self.scale);
     }
 
     /// Makes sure that so many MiB are free where we work.

@@ -6,7 +6,6 @@
 //! (the shape of the command line), `state` (the folder), `config` (the file), `rpc` (errors in gRPC), `failure` (errors
 //! at the border), `view` (reports as JSON and text), `wire` (between the API's words and the engine's).
 
-mod allocator;
 mod answers;
 mod cli;
 mod client;
@@ -16,6 +15,7 @@ mod failure;
 #[doc(hidden)]
 pub mod laws;
 mod logging;
+mod memory;
 mod naming;
 mod output;
 mod place;

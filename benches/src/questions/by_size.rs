@@ -145,7 +145,7 @@ impl Curve {
 fn live(world: &World, system: System, mib: u64, grown: &mut Grown) -> Outcome<()> {
     let path = world.fresh("by_size")?.join("app.db");
     world.accounts(mib, &path)?;
-    world.calm_disk();
+    world.rest();
     let mut connection = connect(&path)?;
     let mut writer = Writer::new(Workload::PointUpdate, rows_of(mib), 13);
     let began = Instant::now();

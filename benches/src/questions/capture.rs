@@ -74,7 +74,7 @@ impl Found {
         let shrink = world.scale.pick(100, 4, 1);
         let transactions = (workload.transactions() / shrink).max(2);
         world.discard("capture")?;
-        world.calm_disk();
+        world.rest();
         let path = world.fresh("capture")?.join("app.db");
         let (mut connection, mut writer) = prepared(&path, workload, (workload.rows() / shrink).max(50))?;
         // The log is to stay as it is written.

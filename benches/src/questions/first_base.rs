@@ -85,12 +85,12 @@ fn of_size(world: &World, mib: u64, rounds: u64, answer: &mut Answer) -> Outcome
 
 /// One way in one round, the disk at rest before it.
 fn once(world: &World, how: How, source: &Path, mib: u64, made: &mut Made) -> Outcome<()> {
-    world.calm_disk();
+    world.rest();
     match how {
         How::Plain(copy) => plain(copy, source, made),
         How::Daemon(run) => {
             by_daemon(world, run, source, mib, false, made)?;
-            world.calm_disk();
+            world.rest();
             // A run of its own, since the checkpoints would show in the commits.
             by_daemon(world, run, source, mib, true, made)
         }

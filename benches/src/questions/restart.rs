@@ -23,7 +23,7 @@ pub(crate) fn ask(world: &World) -> Outcome<Answer> {
     let mut table = Table::new(&title, &["daemon", "seconds until the rows are stored", "bytes uploaded"]);
     for system in System::daemons(world) {
         world.discard("restart")?;
-        world.calm_disk();
+        world.rest();
         let path = world.fresh("restart")?.join("app.db");
         world.accounts(world.large_mib(), &path)?;
         let mut connection = connect(&path)?;

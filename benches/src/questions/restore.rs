@@ -124,7 +124,7 @@ fn rounds(world: &World, ways: &[Way], to: &Path) -> Outcome<Vec<Sample>> {
     let mut samples = vec![Sample::default(); ways.len()];
     for round in 0..=world.rounds() {
         for index in turns(ways.len(), round) {
-            world.calm_disk();
+            world.rest();
             let (seconds, ()) = timed(|| ways[index].go(world, to))?;
             if to.exists() {
                 std::fs::remove_file(to)?;
@@ -249,7 +249,7 @@ fn grow(
 fn of_length(world: &World, protected: &Protected, to: &Path, length: u64) -> Outcome<(Sample, u64)> {
     let mut seconds = Sample::default();
     for round in 0..=world.rounds() {
-        world.calm_disk();
+        world.rest();
         let took = in_this_process(world, protected, to, length)?;
         std::fs::remove_file(to)?;
         // The first fills the caches.

@@ -75,7 +75,7 @@ fn protected(world: &World, folder: &Path, mib: u64, transactions: u64) -> Outco
 fn rounds(world: &World, protected: &Protected, deep_in: Option<&Path>) -> Outcome<(Sample, VerifyReport)> {
     let (mut seconds, mut last) = (Sample::default(), None);
     for _ in 0..world.rounds() {
-        world.calm_disk();
+        world.rest();
         let (took, report) = timed(|| check(world, &protected.repository, protected.database()?, deep_in))?;
         seconds.push(took);
         last = Some(report);

@@ -6,10 +6,10 @@ use everwhen_engine::capture::sqlite::SqliteOptions;
 use everwhen_engine::protect::Health;
 use everwhen_proto::v1;
 
-use crate::allocator;
 use crate::cli;
 use crate::config::{DatabaseEntry, class_named};
 use crate::failure::Failure;
+use crate::memory;
 use crate::place::Told;
 use crate::serve::daemon::{Daemon, NewHomes};
 use crate::serve::http;
@@ -18,7 +18,7 @@ use crate::serve::server::Serving;
 use crate::signals::Signals;
 
 pub(crate) async fn run(verb: cli::Run) -> Result<(), Failure> {
-    allocator::give_back();
+    memory::keep_little();
     let mut told = Told::by(&verb.place)?;
     let entries = entries(&verb, &told)?;
     settle_listening(&verb, &mut told);

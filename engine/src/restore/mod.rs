@@ -308,7 +308,7 @@ async fn prove(
 /// that counts must hear it. It is closed again when this returns, as publishing wants it.
 async fn while_syncing<T>(work: impl Future<Output = T>, path: &Path) -> T {
     /// Between two syncs.
-    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSE: Duration = Duration::from_millis(20);
     let Ok(file) = File::options().write(true).open(path).map(Arc::new) else { return work.await };
     let (working, mut done) = tokio::sync::oneshot::channel::<()>();
     let work = async {
