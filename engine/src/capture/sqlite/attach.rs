@@ -206,11 +206,7 @@ impl SqliteSource {
             Some(head.checksum)
         } else if point.frame > 0 {
             let log = LogFile { file: &links.wal, page_size: self.page_size };
-            log::read_frame_header(log, point.frame)
-                .ok()
-                .flatten()
-                .filter(|header| header.salts == point.salts && header.commit.is_some())
-                .map(|header| header.checksum)
+            log::read_continued(log, point.frame, point.salts, head.order).ok().flatten()
         } else {
             return Ok(());
         };

@@ -259,7 +259,7 @@ impl SqliteSource {
             Ok(())
         });
         let outcome = outcome.and_then(|()| {
-            let place = Place { salts: self.place.salts, frame: span.last, checksum: span.checksum };
+            let place = Place { salts: self.place.salts, frame: span.last, checksum: span.continued };
             let resume = ResumePoint {
                 inode: links.inode(),
                 page_size: self.page_size,

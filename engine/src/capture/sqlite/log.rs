@@ -11,8 +11,11 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 
+use super::chain::{Chain, Followed};
 use crate::page::{PageNo, PageSize};
-use crate::sqlite::wal::{self, FRAME_HEADER_LEN, FrameHeader, RunningChecksum, Salts, WordOrder};
+use crate::sqlite::wal::{
+    self, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, RunningChecksum, Salts, WalHeader, WordOrder,
+};
 
 /// Bytes read at once; a range up to this size is read once.
 const CHUNK_BYTES: usize = 2 << 20;
@@ -43,6 +46,8 @@ pub(super) struct Span {
     before: RunningChecksum,
     /// The checksum at its last frame.
     pub(super) checksum: RunningChecksum,
+    /// What the frames after it continue: the same, unless its last frame is blank.
+    pub(super) continued: RunningChecksum,
     /// It is one frame, the same commit frame as the one before it.
     pub(super) repeats: bool,
 }
@@ -53,7 +58,9 @@ pub(super) fn without_repeats(spans: Vec<Span>) -> Vec<Span> {
     let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
     for span in spans {
         match merged.last_mut() {
-            Some(before) if span.repeats => (before.last, before.checksum) = (span.last, span.checksum),
+            Some(before) if span.repeats => {
+                (before.last, before.checksum, before.continued) = (span.last, span.checksum, span.continued);
+            }
             _ => merged.push(span),
         }
     }
@@ -98,7 +105,7 @@ impl Frames {
     /// and perhaps repeats. The last frame must be a commit frame with the checksum that was published for it.
     pub(super) fn survey(&mut self, range: &Range<'_>) -> Result<Vec<Span>, Mismatch> {
         let mut spans: Vec<Span> = Vec::new();
-        let mut running = range.before;
+        let mut chain = Chain::new(range.salts, range.order, range.before);
         let (mut next_first, mut next_before) = (range.first, range.before);
         let mut committed: Option<(PageNo, PageNo, u64)> = None;
         let mut number = range.first;
@@ -108,10 +115,13 @@ impl Frames {
                 .map_err(|error| Mismatch(format!("frames from {number} on cannot be read: {error}")))?;
             for at in number..=end {
                 let bytes = self.frame(range.page_size, at);
-                let Some(header) = wal::check_frame(bytes, range.salts, running, range.order) else {
+                let Some(Followed { header, from }) = chain.follow(bytes) else {
                     return Err(Mismatch(format!("frame {at} does not continue the log")));
                 };
-                running = header.checksum;
+                if at == next_first {
+                    next_before = from;
+                    spans.last_mut().into_iter().for_each(|span| span.continued = from);
+                }
                 let Some(size) = header.commit else { continue };
                 let image = xxhash_rust::xxh3::xxh3_64(bytes.get(FRAME_HEADER_LEN..).unwrap_or_default());
                 let commit = Some((header.page, size, image));
@@ -122,21 +132,20 @@ impl Frames {
                     salts: range.salts,
                     order: range.order,
                     before: next_before,
-                    checksum: running,
+                    checksum: header.checksum,
+                    continued: header.checksum,
                     repeats: at == next_first && commit == committed,
                 });
                 committed = commit;
-                (next_first, next_before) = (at + 1, running);
+                next_first = at + 1;
             }
             self.checked = true;
             number = end + 1;
         }
-        if running != range.published {
-            return Err(Mismatch(format!("the checksum at frame {} is not the published one", range.last)));
-        }
         if next_first != range.last + 1 {
             return Err(Mismatch(format!("frame {} is published but is no commit frame", range.last)));
         }
+        range.accept_end(&chain, spans.last_mut())?;
         Ok(spans)
     }
 
@@ -247,11 +256,14 @@ impl Frames {
         if self.checked {
             return Ok(self.header(source.page_size, *frames.end())?.checksum);
         }
-        frames.into_iter().try_fold(before, |running, at| {
-            let bytes = self.frame(source.page_size, at);
-            let header = wal::check_frame(bytes, span.salts, running, span.order);
-            header.map(|header| header.checksum).ok_or_else(|| changed(at))
-        })
+        let mut chain = Chain::new(span.salts, span.order, before);
+        for at in frames {
+            chain.follow(self.frame(source.page_size, at)).ok_or_else(|| changed(at))?;
+        }
+        if chain.has_blanks() && !is_of(source.file, span.salts) {
+            return Err(changed(span.last));
+        }
+        Ok(chain.running())
     }
 
     fn header<E>(&self, page_size: PageSize, number: u32) -> Result<FrameHeader, HandOver<E>> {
@@ -278,6 +290,30 @@ pub(super) struct Range<'a> {
     pub(super) before: RunningChecksum,
     /// The checksum published for `last`.
     pub(super) published: RunningChecksum,
+}
+
+impl Range<'_> {
+    /// Whether the chain of its frames ends as it was published.
+    fn accept_end(&self, chain: &Chain, last: Option<&mut Span>) -> Result<(), Mismatch> {
+        if chain.has_blanks() && !is_of(self.file, self.salts) {
+            return Err(Mismatch("the log was reset while it was read".to_owned()));
+        }
+        if chain.running() == self.published {
+            return Ok(());
+        }
+        if !chain.is_open() {
+            return Err(Mismatch(format!("the checksum at frame {} is not the published one", self.last)));
+        }
+        last.into_iter().for_each(|span| span.continued = self.published);
+        Ok(())
+    }
+}
+
+/// Whether the header of the log is that of a generation: then nothing has overwritten what was read of it by now.
+fn is_of(log: &File, salts: Salts) -> bool {
+    let mut bytes = [0; HEADER_LEN];
+    log.read_exact_at(&mut bytes, 0).is_ok()
+        && WalHeader::parse(&bytes).is_ok_and(|header| header.salts == salts)
 }
 
 /// Why a transaction was not handed over.
@@ -318,6 +354,28 @@ pub(super) fn read_frame_header(source: LogFile<'_>, number: u32) -> io::Result<
     let mut head = [0; FRAME_HEADER_LEN];
     source.file.read_exact_at(&mut head, wal::frame_offset(number, source.page_size))?;
     Ok(FrameHeader::parse(&head))
+}
+
+/// What the frames after a commit frame of a generation continue, with at least one of them there. `None` when it is no
+/// commit frame of the generation.
+pub(super) fn read_continued(
+    source: LogFile<'_>,
+    number: u32,
+    salts: Salts,
+    order: WordOrder,
+) -> io::Result<Option<RunningChecksum>> {
+    let header = read_frame_header(source, number)?.filter(|header| header.commit.is_some());
+    Ok(match header {
+        Some(header) if header.salts == salts => Some(header.checksum),
+        Some(header) if header.is_blank() => {
+            let mut next = vec![0; frame_len(source.page_size)];
+            source
+                .file
+                .read_exact_at(&mut next, wal::frame_offset(number.saturating_add(1), source.page_size))?;
+            wal::continued_by(&next, order).filter(|_| is_of(source.file, salts))
+        }
+        _ => None,
+    })
 }
 
 /// The last captured frame of each page in the present generation.
@@ -424,6 +482,7 @@ impl PageSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::sqlite::chain::tests::{ORDER, SALTS, push_blank};
 
     const FRAMES: u32 = 9_000;
 
@@ -434,8 +493,8 @@ mod tests {
     /// One transaction of more than two chunks, in a file without a name.
     fn written(generation: u32) -> (File, LogFrames) {
         let (page_size, order) = (PageSize::MIN, WordOrder::Little);
-        let mut bytes = wal::WalHeader::encode(page_size, salts(generation), order).to_vec();
-        let before = wal::WalHeader::parse(&bytes).unwrap().checksum;
+        let mut bytes = WalHeader::encode(page_size, salts(generation), order).to_vec();
+        let before = WalHeader::parse(&bytes).unwrap().checksum;
         let mut running = before;
         for number in 1..=FRAMES {
             let (page, commit) =
@@ -506,5 +565,93 @@ mod tests {
             assert!(pages.is_none() || pages == expected, "{backwards} {at} {part}");
             assert!(pages.is_none() || (!backwards && (at, part) != (0, 8)), "{backwards} {at} {part}");
         }
+    }
+
+    /// Three pages: of a sound transaction (frames 1 and 2), of one that is blank (3 to 5), of one that continues what stands
+    /// nowhere (6), and of one that is blank at first (7 and 8). Gives the checksums published for frames 5 and 8.
+    fn written_by_an_old_release() -> (File, [RunningChecksum; 2]) {
+        let mut bytes = WalHeader::encode(PageSize::MIN, SALTS, ORDER).to_vec();
+        let mut running = WalHeader::parse(&bytes).unwrap().checksum;
+        let [one, two, three] = [1, 2, 3].map(|page| PageNo::new(page).unwrap());
+        let push = |bytes: &mut Vec<u8>, page, commit, fill, before| {
+            wal::push_frame(bytes, page, commit, &[fill; 512], SALTS, before, ORDER)
+        };
+        running = push(&mut bytes, one, None, 1, running);
+        push(&mut bytes, two, Some(two), 2, running);
+        push_blank(&mut bytes, 3, None, &[3; 512]);
+        push_blank(&mut bytes, 1, None, &[4; 512]);
+        push_blank(&mut bytes, 3, Some(3), &[5; 512]);
+        let nowhere = RunningChecksum(0xdead, 0xbeef);
+        push(&mut bytes, two, Some(three), 6, nowhere);
+        push_blank(&mut bytes, 2, None, &[7; 512]);
+        let published = push(&mut bytes, one, Some(three), 8, RunningChecksum(0, 0));
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        (file, [nowhere, published])
+    }
+
+    fn range_of(
+        file: &File,
+        frames: RangeInclusive<u32>,
+        before: RunningChecksum,
+        published: RunningChecksum,
+    ) -> Range<'_> {
+        let (first, last) = frames.into_inner();
+        Range { file, page_size: PageSize::MIN, salts: SALTS, order: ORDER, first, last, before, published }
+    }
+
+    #[test]
+    fn transactions_with_blank_frames_are_handed_over_whole_and_in_one_read_or_several() {
+        let (file, [nowhere, published]) = written_by_an_old_release();
+        let mut header = [0; HEADER_LEN];
+        file.read_exact_at(&mut header, 0).unwrap();
+        let before = WalHeader::parse(&header).unwrap().checksum;
+        let source = LogFile { file: &file, page_size: PageSize::MIN };
+        let at_once = Frames::default().survey(&range_of(&file, 1..=8, before, published)).unwrap();
+        let mut in_two = Frames::default().survey(&range_of(&file, 1..=5, before, nowhere)).unwrap();
+        in_two.extend(Frames::default().survey(&range_of(&file, 6..=8, nowhere, published)).unwrap());
+        assert_eq!(at_once, in_two);
+        assert_eq!(
+            at_once.iter().map(|span| (span.first, span.last)).collect::<Vec<_>>(),
+            [(1, 2), (3, 5), (6, 6), (7, 8)]
+        );
+        let expected: [&[(u32, u8)]; 4] =
+            [&[(1, 1), (2, 2)], &[(1, 4), (3, 5)], &[(2, 6)], &[(1, 8), (2, 7)]];
+        for (span, expected) in at_once.into_iter().zip(expected) {
+            let continued = read_continued(source, span.last, SALTS, ORDER);
+            assert!(span.last == 8 || continued.unwrap() == Some(span.continued), "{span:?}");
+            for backwards in [false, true] {
+                let mut pages = Vec::new();
+                let page = |page: PageNo, _, image: &[u8]| {
+                    pages.push((page.get(), image[0]));
+                    Ok::<(), ()>(())
+                };
+                let outcome = if backwards {
+                    Frames::default().hand_over_backwards(source, span, page)
+                } else {
+                    Frames::default().hand_over_listed(source, span, page)
+                };
+                assert!(outcome.is_ok(), "{span:?}");
+                pages.sort_unstable();
+                assert_eq!(pages, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn blank_frames_of_a_log_that_was_reset_are_not_taken() {
+        let (file, [nowhere, _]) = written_by_an_old_release();
+        let mut header = [0; HEADER_LEN];
+        file.read_exact_at(&mut header, 0).unwrap();
+        let range = range_of(&file, 1..=5, WalHeader::parse(&header).unwrap().checksum, nowhere);
+        let spans = Frames::default().survey(&range).unwrap();
+        file.write_all_at(&WalHeader::encode(PageSize::MIN, Salts(9, 9), ORDER), 0).unwrap();
+        assert!(Frames::default().survey(&range).is_err());
+        let source = LogFile { file: &file, page_size: PageSize::MIN };
+        let outcomes = spans
+            .into_iter()
+            .map(|span| Frames::default().hand_over_listed(source, span, |_, _, _| Ok::<(), ()>(())).is_ok());
+        assert_eq!(outcomes.collect::<Vec<_>>(), [true, false], "the sound one has its checksums");
+        assert_eq!(read_continued(source, 5, SALTS, ORDER).unwrap(), None);
     }
 }

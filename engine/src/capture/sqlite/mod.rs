@@ -19,6 +19,7 @@
 //! indexes and what was left behind on them.
 
 mod attach;
+mod chain;
 mod commits;
 mod cycle;
 mod error;
@@ -225,6 +226,7 @@ pub struct SqliteSource {
 struct Place {
     salts: Salts,
     frame: u32,
+    /// What the frames after it continue.
     checksum: RunningChecksum,
 }
 
