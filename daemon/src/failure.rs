@@ -44,6 +44,8 @@ pub(crate) struct Failure {
     pub(crate) advice: Option<String>,
     /// Neighbours, when no such point exists.
     pub(crate) nearest: Option<Box<Nearest>>,
+    /// What was waited for has not come yet.
+    pub(crate) time_is_up: bool,
     /// The reader of our output went away (`everwhen points | head`): not worth a word, and not an error.
     pub(crate) reader_gone: bool,
 }
@@ -51,7 +53,8 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure that begins here.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, chain: vec![message.into()], advice: None, nearest: None, reader_gone: false }
+        let chain = vec![message.into()];
+        Self { kind, chain, advice: None, nearest: None, time_is_up: false, reader_gone: false }
     }
 
     /// The request is not well formed.

@@ -81,7 +81,7 @@ impl StateFolder {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = options
             .map_err(|error| Failure::io(doing(), &error).advise("name another state folder with --state"))?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !is_locked(&file).map_err(|error| Failure::io(doing(), &error))? {
             let mut pid = String::new();
             let _ = (&mut file).take(32).read_to_string(&mut pid);
             return Err(Failure::new(
@@ -119,21 +119,25 @@ impl StateFolder {
     }
 
     /// Whether databases were protected into this store from here before.
-    pub(crate) fn has_used(&self, store: &str) -> bool {
-        self.stores().lines().any(|line| line == store)
+    pub(crate) fn has_used(&self, store: &str) -> Result<bool, Failure> {
+        Ok(self.stores()?.lines().any(|line| line == store))
     }
 
     /// The stores, one a line.
-    fn stores(&self) -> String {
-        std::fs::read_to_string(self.stores_path()).unwrap_or_default()
+    fn stores(&self) -> Result<String, Failure> {
+        let path = self.stores_path();
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(|error| Failure::io(format!("cannot read {}", path.display()), &error)),
+        }
     }
 
     /// Remembers a store that databases are protected into.
     pub(crate) fn remember(&self, store: &str) -> Result<(), Failure> {
-        if self.has_used(store) {
+        if self.has_used(store)? {
             return Ok(());
         }
-        write_whole(&self.stores_path(), &format!("{}{store}\n", self.stores()))
+        write_whole(&self.stores_path(), &format!("{}{store}\n", self.stores()?))
     }
 
     fn added_path(&self) -> PathBuf {
@@ -183,6 +187,15 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     write().map_err(|error| Failure::io(format!("cannot write {}", path.display()), &error))
 }
 
+/// Locks a file for this process; `false` when another one has it.
+fn is_locked(file: &File) -> std::io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use everwhen_engine::capture::sqlite::SqliteOptions;
@@ -213,6 +226,18 @@ mod tests {
         assert_eq!(state.host().unwrap(), state.host().unwrap());
         std::fs::write(state.path().join("host"), "nonsense").unwrap();
         assert!(state.host().unwrap_err().advice.is_some());
+    }
+
+    #[test]
+    fn a_list_of_stores_that_cannot_be_read_is_not_an_empty_one() {
+        let (_dir, state) = folder();
+        assert!(!state.has_used("file:///a").unwrap());
+        state.remember("file:///a").unwrap();
+        state.remember("file:///b").unwrap();
+        assert!(state.has_used("file:///a").unwrap() && state.has_used("file:///b").unwrap());
+        std::fs::write(state.stores_path(), [0xff]).unwrap();
+        assert!(state.has_used("file:///a").is_err() && state.remember("file:///c").is_err());
+        assert_eq!(std::fs::read(state.stores_path()).unwrap(), [0xff]);
     }
 
     #[test]

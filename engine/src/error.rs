@@ -62,3 +62,23 @@ pub trait Explain: std::error::Error {
         None
     }
 }
+
+/// An error, its causes and what to do about it, on one line.
+pub(crate) fn explained(error: &dyn Explain) -> String {
+    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+    format!("{}{advice}", chain(error))
+}
+
+/// An error and its causes on one line. A cause that its effect has already told is left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
+        next = cause.source();
+    }
+    text
+}

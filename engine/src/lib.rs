@@ -9,6 +9,7 @@ pub mod catalog;
 mod compress;
 mod cores;
 pub mod digest;
+mod disk;
 pub mod error;
 pub mod failpoint;
 pub mod history;

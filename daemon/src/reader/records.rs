@@ -44,7 +44,7 @@ pub(crate) async fn open_or_create(
     config: &Config,
     state: &StateFolder,
 ) -> Result<Repository, Failure> {
-    if state.has_used(&url_of_store(address)?) {
+    if state.has_used(&url_of_store(address)?)? {
         return match Repository::open(store(address)?, key_source(config).as_ref()).await {
             Err(error @ RepositoryError::NotARepository { .. }) => Err(lost_repository(&error, state)),
             opened => opened.map_err(|error| Failure::of(&error)),

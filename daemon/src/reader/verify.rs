@@ -80,7 +80,7 @@ impl Reader {
         }
         if !report.is_sound() {
             // The next history is of what there is, not of what there was.
-            self.records.objects.forget(suspect.id);
+            self.records.objects.forget(suspect.id).await;
         }
         Ok(report)
     }

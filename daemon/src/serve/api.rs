@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use everwhen_engine::error::ErrorKind;
 use everwhen_engine::restore::Cancel;
 use everwhen_proto::v1;
 use everwhen_proto::v1::everwhen_server::{Everwhen, EverwhenServer};
@@ -116,10 +115,9 @@ impl Everwhen for Api {
 
     async fn wait_durable(&self, request: Request<v1::WaitDurableRequest>) -> Reply<v1::WaitDurableResponse> {
         let waited = self.answers.wait_durable(request.into_inner()).await;
-        // A wait fails either because time is up or for a reason with a kind of its own.
-        waited.map(Response::new).map_err(|failure| match failure.kind {
-            ErrorKind::Failed => status_with(Code::DeadlineExceeded, &failure),
-            _ => status_of(&failure),
+        waited.map(Response::new).map_err(|failure| match failure.time_is_up {
+            true => status_with(Code::DeadlineExceeded, &failure),
+            false => status_of(&failure),
         })
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Daemon {
     told: Told,
     started: Timestamp,
     guards: RwLock<Vec<Arc<Guard>>>,
-    /// Held while databases come and go. Keeps every home there is.
+    /// Every home there is. Held while one is opened.
     homes: Mutex<Vec<Arc<Home>>>,
     new_homes: mpsc::UnboundedSender<Arc<Home>>,
     /// What was asked for at the start.
@@ -162,8 +162,10 @@ impl Daemon {
     /// At the start a store that is away is waited for, if databases were protected into it before. Later somebody asks,
     /// and is told.
     fn may_wait_for(&self, place: &Place, failure: &Failure) -> bool {
-        let used = || reader::url_of_store(&place.store).is_ok_and(|url| place.state.has_used(&url));
-        failure.kind == ErrorKind::StoreUnreachable && !self.is_up.load(Ordering::Relaxed) && used()
+        let used = || reader::url_of_store(&place.store).and_then(|url| place.state.has_used(&url));
+        failure.kind == ErrorKind::StoreUnreachable
+            && !self.is_up.load(Ordering::Relaxed)
+            && used().unwrap_or(false)
     }
 
     /// The store is away, and nothing of its databases must be lost meanwhile: their logs are held until it is back.
@@ -222,7 +224,6 @@ impl Daemon {
 
     /// Tries again and again what could not be protected, and keeps the records true. Runs until dropped.
     pub(crate) async fn retry(&self) {
-        let mut settled = Vec::new();
         loop {
             tokio::time::sleep(RETRY).await;
             for guard in self.guards().iter().filter(|guard| guard.is_waiting()) {
@@ -230,10 +231,10 @@ impl Daemon {
                     tracing::info!("{}: protected now", guard.entry().name());
                 }
             }
-            for guard in self.guards() {
+            for guard in self.guards().iter().filter(|guard| !guard.settled.load(Ordering::Relaxed)) {
                 let id = guard.status().database.map(|database| database.id).unwrap_or_default();
-                if !id.is_empty() && !settled.contains(&id) && settle_path(&guard, &id).await {
-                    settled.push(id);
+                if !id.is_empty() && settle_path(guard, &id).await {
+                    guard.settled.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -316,7 +317,7 @@ async fn settle_path(guard: &Guard, id: &str) -> bool {
     }
 }
 
-/// Looks at all databases before anything is made for any. If none can be captured, that is a failure.
+/// Looks whether at least one can be captured, before anything is made for any. If none can, that is a failure.
 async fn fit_or_refused(asked: Vec<DatabaseEntry>) -> Result<Vec<DatabaseEntry>, Failure> {
     let mut first = None;
     for entry in &asked {

@@ -1,5 +1,6 @@
 //! One database under the daemon's care: protected, waiting until it can be, or left alone by its class.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ enum Watch {
     Waiting(Failure),
     /// Its class is not captured.
     LeftAlone,
+    /// It was removed.
+    Removed,
 }
 
 /// See the module.
@@ -36,6 +39,10 @@ pub(crate) struct Guard {
     /// The repository and state it belongs to.
     pub(crate) home: Arc<Home>,
     watch: RwLock<Watch>,
+    /// Held while it is started, or removed: what is removed meanwhile does not begin afterwards.
+    turning: tokio::sync::Mutex<()>,
+    /// Whether the repository knows it by its path.
+    pub(crate) settled: AtomicBool,
     captured_class: bool,
     options: ProtectOptions,
 }
@@ -58,7 +65,16 @@ impl Guard {
         } else {
             Watch::LeftAlone
         };
-        Self { entry: RwLock::new(entry), added, home, watch: RwLock::new(watch), captured_class, options }
+        Self {
+            entry: RwLock::new(entry),
+            added,
+            home,
+            watch: RwLock::new(watch),
+            turning: tokio::sync::Mutex::new(()),
+            settled: AtomicBool::new(false),
+            captured_class,
+            options,
+        }
     }
 
     fn watch(&self) -> Watch {
@@ -93,7 +109,13 @@ impl Guard {
                 ),
             )
             .advise("give it another class with `everwhen databases set`")),
+            Watch::Removed => Err(self.removed()),
         }
+    }
+
+    fn removed(&self) -> Failure {
+        Failure::new(ErrorKind::Refused, format!("'{}' was removed", self.entry().name()))
+            .advise("`everwhen databases add` protects it again")
     }
 
     /// Whether it should run and does not.
@@ -126,6 +148,10 @@ impl Guard {
         if !self.captured_class {
             return Ok(());
         }
+        let _alone = self.turning.lock().await;
+        if matches!(self.watch(), Watch::Removed) {
+            return Err(self.removed());
+        }
         let repository = self.home.records.repository.clone();
         match Protection::start_with(repository, self.options.clone(), held).await {
             Ok(protection) => {
@@ -142,6 +168,13 @@ impl Guard {
                 Err(failure)
             }
         }
+    }
+
+    /// Ends for good.
+    pub(crate) async fn remove(&self) {
+        let _alone = self.turning.lock().await;
+        self.stop().await;
+        self.set(Watch::Removed);
     }
 
     /// Ends in order: what is captured becomes durable if the store lets it. Says so if not.
@@ -197,6 +230,11 @@ impl Guard {
                 database: Some(database),
                 health: v1::Health::Failing.into(),
                 reasons: vec![failure.message()],
+                ..v1::DatabaseStatus::default()
+            },
+            Watch::Removed => v1::DatabaseStatus {
+                reasons: vec![self.removed().message()],
+                database: Some(database),
                 ..v1::DatabaseStatus::default()
             },
             Watch::LeftAlone => v1::DatabaseStatus {

@@ -1,7 +1,7 @@
 //! Laws of the catalog.
 #![allow(clippy::unwrap_used, reason = "a law that does not hold panics: that is what it is for")]
 
-use super::{Catalog, FILE, read_records, write_records};
+use super::file::{Catalog, FILE, read_records, write_records};
 use crate::history::SegmentEntry;
 use crate::ids::{DatabaseId, Digest, RepositoryId, TimelineId, TxId, TxRange};
 use crate::laws::{SLACK, memory};

@@ -21,6 +21,11 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// How many transactions are taken from it.
+    pub(crate) fn transactions(&self) -> u64 {
+        TxRange::new(self.first, self.key.range.last()).map_or(0, TxRange::count)
+    }
+
     /// When its first transaction was committed.
     pub(crate) fn begins(&self) -> Timestamp {
         self.key.begins()

@@ -18,7 +18,6 @@
 pub mod invariants;
 mod line;
 mod lost;
-mod report;
 mod windows;
 
 #[cfg(test)]
@@ -34,7 +33,6 @@ use crate::time::Timestamp;
 
 pub use invariants::Flaw;
 pub(crate) use line::{Line, Piece, can_rebuild};
-pub use report::{BaseReport, HistoryReport};
 pub(crate) use windows::Ending;
 
 /// A claim: who writes a timeline, since when, and where it left its parent.

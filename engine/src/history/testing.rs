@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use crate::history::{BaseEntry, Findings, History, Seen, SegmentEntry, Timeline};
+use crate::history::{
+    ActiveTimeline, BaseEntry, Findings, Flaw, Gap, History, Point, Seen, SegmentEntry, Timeline, Window,
+};
 use crate::ids::{DatabaseId, Digest, HostId, Position, TimelineId, TxId, TxRange};
 use crate::page::StateChecksum;
 use crate::store::keys::{BaseKey, SegmentKey};
@@ -24,6 +26,34 @@ pub(crate) fn position(text: &str) -> Position {
 
 pub(crate) fn database() -> DatabaseId {
     DatabaseId::from_bytes([7; 8])
+}
+
+/// All that is shown of a history: to compare it with another.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    windows: Vec<Window>,
+    gaps: Vec<Gap>,
+    pub(crate) timelines: Vec<ActiveTimeline>,
+    bases: Vec<BaseEntry>,
+    newest: Option<Point>,
+    covered_through: Option<Timestamp>,
+    segments: Vec<SegmentEntry>,
+    flaws: Vec<Flaw>,
+}
+
+impl Shown {
+    pub(crate) fn of(history: &History) -> Self {
+        Self {
+            windows: history.windows(),
+            gaps: history.gaps(),
+            timelines: history.timelines(),
+            bases: history.bases().collect(),
+            newest: history.newest(),
+            covered_through: history.covered_through(),
+            segments: history.segments().collect(),
+            flaws: history.flaws().to_vec(),
+        }
+    }
 }
 
 /// One thing that happens.

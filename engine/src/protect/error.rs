@@ -142,6 +142,7 @@ impl ProtectError {
         match self {
             Self::Repository(RepositoryError::Store(error)) => error.is_missing(),
             Self::Repository(error) => error.kind() == ErrorKind::Damaged,
+            Self::Read(error) => error.lost_object().is_some(),
             Self::Segment(_) | Self::Base(_) => true,
             _ => false,
         }

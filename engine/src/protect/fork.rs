@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::Explain;
-use crate::history::{Findings, History};
+use crate::error::{Explain, chain};
+use crate::history::{Findings, History, SegmentEntry};
 use crate::ids::{DatabaseId, Position, TimelineId, TxId};
 use crate::page::{PageSize, StateChecksum};
 use crate::plan::{Route, route};
@@ -14,11 +14,9 @@ use crate::protect::claims::{OurClaim, claim};
 use crate::protect::driver::Driver;
 use crate::protect::error::ProtectError;
 use crate::protect::journal::Mark;
-use crate::protect::ship::chain;
 use crate::repository::{ForkReason, Repository};
-use crate::restore::Inventory;
+use crate::restore::{Inventory, Lists, read_lists};
 use crate::segment::chain_start;
-use crate::store::keys::SegmentKey;
 use crate::time::Timestamp;
 use crate::transaction::Transaction;
 
@@ -93,22 +91,23 @@ pub(super) async fn last_state(
     let mut history = history(repository, database).await?;
     let timelines: Vec<TimelineId> = history.timelines().iter().map(|active| active.timeline.id).collect();
     for &timeline in timelines.iter().rev() {
-        let own = |key: &SegmentKey| key.timeline == timeline;
-        let mut keys: Vec<SegmentKey> = history.segments().map(|entry| entry.key).filter(own).collect();
-        keys.sort_by_key(|key| key.range.last());
+        let own = |entry: &SegmentEntry| entry.key.timeline == timeline;
+        let mut segments: Vec<SegmentEntry> = history.segments().filter(own).collect();
+        segments.sort_by_key(|entry| entry.key.range.last());
         let mut unreadable = BTreeSet::new();
-        while let Some(key) = keys.pop() {
-            let Some((transactions, page_size)) = readable(transactions_of(repository, &key).await)? else {
-                unreadable.insert(key.to_string());
+        while let Some(newest) = segments.pop() {
+            let Some(lists) = readable(read_lists(repository, newest).await)? else {
+                unreadable.insert(newest.key.to_string());
                 continue;
             };
+            let Lists { transactions, page_size } = lists;
             let Some(last) = transactions.last().copied() else { continue };
             if !unreadable.is_empty() {
                 history = history.without(&unreadable, &BTreeSet::new());
             }
             let position = Position::new(timeline, last.tx);
-            let based = keys.iter().chain([&key]).filter(|key| key.flags.needs_base);
-            let needs_base = based.map(|key| key.range.first()).max();
+            let based = segments.iter().chain([&newest]).filter(|entry| entry.key.flags.needs_base);
+            let needs_base = based.map(|entry| entry.key.range.first()).max();
             let route = route(&history, position).ok();
             return Ok(Some(LastState { position, last, page_size, needs_base, route }));
         }
@@ -128,20 +127,6 @@ async fn history(repository: &Repository, database: DatabaseId) -> Result<Histor
     Ok(History::build(database, findings))
 }
 
-async fn transactions_of(
-    repository: &Repository,
-    key: &SegmentKey,
-) -> Result<(Vec<Transaction>, PageSize), ProtectError> {
-    let bytes = repository.get_segment(key).await?;
-    let (mut transactions, mut page_size) = (Vec::new(), PageSize::MIN);
-    for part in crate::segment::parts(&bytes) {
-        let prologue = part?.prologue;
-        page_size = prologue.header.page_size;
-        transactions.extend(prologue.transactions);
-    }
-    Ok((transactions, page_size))
-}
-
 /// A new timeline for a source that has lost its last transactions: it begins where the source really is, found by
 /// the state checksum among the newest transactions; else at the last state, and the caller records the difference.
 pub(crate) async fn fork_behind(
@@ -156,9 +141,11 @@ pub(crate) async fn fork_behind(
     // What lies behind the mark lies behind a hole.
     let is_it = |transaction: &Transaction| transaction.state == found && Some(transaction.tx) <= mark.tx;
     let mut at = None;
-    for (key, _) in segments.iter().rev().take(SEARCHED) {
-        let Some((transactions, _)) = readable(transactions_of(repository, key).await)? else { continue };
-        at = transactions.into_iter().rev().find(is_it);
+    for &(key, size) in segments.iter().rev().take(SEARCHED) {
+        let Some(lists) = readable(read_lists(repository, SegmentEntry { key, size }).await)? else {
+            continue;
+        };
+        at = lists.transactions.into_iter().rev().find(is_it);
         if at.is_some() {
             break;
         }

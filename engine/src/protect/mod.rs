@@ -13,7 +13,6 @@ mod base;
 mod begin;
 mod claims;
 mod commands;
-mod disk;
 mod driver;
 mod error;
 mod fork;

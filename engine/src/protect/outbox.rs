@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
+use bytes::Bytes;
+
+use crate::disk;
 use crate::ids::{TxId, TxRange};
-use crate::protect::disk;
 use crate::protect::error::ProtectError;
 use crate::protect::frames::{FrameBuffer, PartBody};
 use crate::protect::spool::Spool;
@@ -134,6 +136,29 @@ impl OutboxQueue {
         queue.taken = false;
         drop(queue);
         self.publish();
+    }
+
+    /// The parts that wait in memory, the oldest first.
+    fn in_memory(&self) -> Vec<(TxRange, Bytes)> {
+        let queue = self.lock();
+        let parts = queue.shipments.iter().flat_map(|shipment| &shipment.parts);
+        let in_memory = parts.filter_map(|part| match &part.body {
+            PartBody::Memory(bytes) => Some((part.range, bytes.clone())),
+            PartBody::File { .. } => None,
+        });
+        in_memory.collect()
+    }
+
+    /// A part lies in the spool from now on. It was written without the lock, which those who ship take on threads that
+    /// serve others, too; `false` when it waits no longer.
+    fn spooled(&self, range: TxRange, path: PathBuf) -> bool {
+        let mut queue = self.lock();
+        let mut parts = queue.shipments.iter_mut().flat_map(|shipment| &mut shipment.parts);
+        let Some(part) = parts.find(|part| part.range == range) else { return false };
+        part.body = PartBody::File { path, len: part.body.len() };
+        drop(queue);
+        self.publish();
+        true
     }
 
     /// Waits until something was pushed, or the queue was closed.
@@ -283,22 +308,21 @@ impl Outbox {
     /// # Errors
     /// When the spool cannot be written.
     pub(crate) fn spool_all(&mut self) -> Result<(), ProtectError> {
-        let (spool, state) = (&self.spool, &self.state);
-        let spool_part = |part: &mut Part| -> Result<(), ProtectError> {
-            if let PartBody::Memory(bytes) = &part.body {
-                let path = spool
-                    .keep(part.range, bytes)
-                    .map_err(|source| ProtectError::State { folder: state.clone(), source })?;
-                part.body = PartBody::File { path, len: bytes.len() as u64 };
+        let failed = |source| ProtectError::State { folder: self.state.clone(), source };
+        for (range, bytes) in self.queue.in_memory() {
+            let path = self.spool.keep(range, &bytes).map_err(failed)?;
+            if !self.queue.spooled(range, path) {
+                // It became durable meanwhile.
+                self.spool.remove(range);
             }
-            Ok(())
-        };
-        let mut queue = self.queue.lock();
-        let queued = queue.shipments.iter_mut().flat_map(|shipment| &mut shipment.parts);
-        let spooled = queued.chain(&mut self.unshipped).try_for_each(spool_part);
-        drop(queue);
-        self.queue.publish();
-        spooled
+        }
+        for part in &mut self.unshipped {
+            if let PartBody::Memory(bytes) = &part.body {
+                let path = self.spool.keep(part.range, bytes).map_err(failed)?;
+                part.body = PartBody::File { path, len: part.body.len() };
+            }
+        }
+        Ok(())
     }
 }
 
@@ -381,6 +405,19 @@ mod tests {
         assert_eq!(outbox.spool.parts().unwrap(), []);
         outbox.spool_all().unwrap();
         assert_eq!(outbox.spool.parts().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_part_that_became_durable_while_it_was_spooled_waits_no_longer() {
+        let state = tempfile::tempdir().unwrap();
+        let mut outbox = outbox(state.path(), OutboxLimits { memory: 1000, spool: 1000 });
+        outbox.push(part(1, 10));
+        outbox.ship();
+        let [(range, _)] = outbox.queue.in_memory()[..] else { panic!("one part") };
+        outbox.queue.take().unwrap();
+        outbox.queue.done();
+        assert!(!outbox.queue.spooled(range, PathBuf::new()));
+        assert_eq!(outbox.queue.waiting(), (0, 0));
     }
 
     #[test]

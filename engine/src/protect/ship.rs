@@ -13,7 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::digest::Hasher;
-use crate::error::Explain;
+use crate::error::{Explain, chain, explained};
 use crate::failpoint;
 use crate::history::Point;
 use crate::ids::{DatabaseId, Digest, Position, TimelineId};
@@ -189,24 +189,6 @@ pub(crate) async fn tell_newer_claim(
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
     }
-}
-
-/// An error, its sources and what to do about it, on one line.
-pub(crate) fn explained(error: &dyn Explain) -> String {
-    let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
-    format!("{}{advice}", chain(error))
-}
-
-/// An error and its sources on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

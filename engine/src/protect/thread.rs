@@ -7,13 +7,13 @@
 use std::time::{Duration, Instant};
 
 use crate::capture::sqlite::SqliteSource;
+use crate::error::{chain, explained};
 use crate::protect::begin::{self, Beginning};
 use crate::protect::commands::Command;
 use crate::protect::driver::{Driver, Ended};
 use crate::protect::error::ProtectError;
 use crate::protect::held::{self, Held};
 use crate::protect::run::Run;
-use crate::protect::ship::{chain, explained};
 use crate::protect::status::Board;
 use crate::segment::EncodeError;
 

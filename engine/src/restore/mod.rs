@@ -60,6 +60,7 @@ pub(crate) use log::{Leg, replay_log};
 pub use objects::{Inventory, Objects, ReadError, history_of};
 pub use planning::plan;
 pub use planning::read_transactions;
+pub(crate) use planning::{Lists, read_lists};
 pub(crate) use planning::{goal, open_manifest};
 pub use points::{RestorePoint, points};
 pub(crate) use progress::Tracker;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::base::Manifest;
 use crate::history::{History, Point, SegmentEntry};
 use crate::ids::Position;
+use crate::page::PageSize;
 use crate::plan::{
     BaseFacts, Located, PlanError, RestorePlan, Route, Target, TargetFacts, agree, locate, pick, route,
 };
@@ -191,11 +192,23 @@ pub async fn read_transactions<O: Objects>(
     objects: &O,
     entry: SegmentEntry,
 ) -> Result<Vec<Transaction>, ReadError> {
+    Ok(read_lists(objects, entry).await?.transactions)
+}
+
+/// What the parts of a segment say of it before their pages.
+pub(crate) struct Lists {
+    pub(crate) transactions: Vec<Transaction>,
+    /// Of the last part.
+    pub(crate) page_size: PageSize,
+}
+
+/// Reads no more of a segment than what its parts say before their pages, or all of a small one.
+pub(crate) async fn read_lists<O: Objects>(objects: &O, entry: SegmentEntry) -> Result<Lists, ReadError> {
     let key = entry.key;
     let whole = if entry.size <= WHOLE_BYTES_MAX { Some(objects.segment(key).await?) } else { None };
     let size = whole.as_ref().map_or(entry.size, |bytes| bytes.len() as u64);
     let damaged = |error: SegmentError| ReadError::of_segment(&key, &error);
-    let mut transactions = Vec::new();
+    let mut lists = Lists { transactions: Vec::new(), page_size: PageSize::MIN };
     let mut at = 0;
     while at < size {
         let read = |len: u64| read_at(objects, key, whole.as_ref(), at, len.min(size - at));
@@ -207,9 +220,10 @@ pub async fn read_transactions<O: Objects>(
         }
         let prologue = Prologue::parse(head.get(..needed).unwrap_or(&head)).map_err(damaged)?;
         at += prologue.header.part_len();
-        transactions.extend(prologue.transactions);
+        lists.page_size = prologue.header.page_size;
+        lists.transactions.extend(prologue.transactions);
     }
-    Ok(transactions)
+    Ok(lists)
 }
 
 async fn read_at<O: Objects>(

@@ -142,6 +142,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::history::testing::Shown;
     use crate::ids::HostId;
     use crate::page::PageSize;
     use crate::plan::Target;
@@ -211,8 +212,8 @@ mod tests {
     async fn everything_is_restored(url: &str, encryption: Option<KeySource>) {
         let (repository, database, world) = filled(url, encryption).await;
         let history = history_of(&repository, database).await.unwrap();
-        let mut expected = world.history().report();
-        let found = history.report();
+        let mut expected = Shown::of(&world.history());
+        let found = Shown::of(&history);
         expected.timelines.clone_from(&found.timelines);
         assert_eq!(found, expected);
         let folder = TempDir::new().unwrap();

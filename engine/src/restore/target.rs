@@ -22,6 +22,7 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::restore::{Options, RestoreError, TargetUnfit};
 
 /// A file under construction beside its target. Gone when dropped, unless it was published.
@@ -56,8 +57,7 @@ pub fn check_target(target: &Path, options: &Options, needed_bytes: u64) -> Resu
 /// Looks whether the file system of `file` has room for it.
 pub(crate) fn check_space(file: &Path, options: &Options, needed_bytes: u64) -> Result<(), RestoreError> {
     let (folder, _) = parts(file)?;
-    let stat = rustix::fs::statvfs(&folder).map_err(|error| io_error("look at", &folder, error.into()))?;
-    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free_bytes = disk::free_bytes(&folder).map_err(|error| io_error("look at", &folder, error))?;
     let reserve_bytes = options.reserve_bytes;
     if free_bytes < needed_bytes.saturating_add(reserve_bytes) {
         return Err(TargetUnfit::NoSpace { folder, free_bytes, needed_bytes, reserve_bytes }.into());

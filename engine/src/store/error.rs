@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::error::{ErrorKind, Explain};
+use crate::error::{ErrorKind, Explain, chain};
 
 use super::provider::Provider;
 
@@ -15,16 +15,7 @@ pub struct Cause(pub(crate) String);
 
 impl Cause {
     pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut text = error.to_string();
-        let mut next = error.source();
-        while let Some(cause) = next {
-            let told = cause.to_string();
-            if !text.contains(&told) {
-                text = format!("{text}: {told}");
-            }
-            next = cause.source();
-        }
-        Self(text)
+        Self(chain(error))
     }
 }
 

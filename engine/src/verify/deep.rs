@@ -117,7 +117,7 @@ pub(crate) async fn verify_states<O: Objects>(
     // Of segments that hold the same transactions one is replayed.
     let pieces = history.timelines().into_iter().filter_map(|active| history.line(active.timeline.id));
     let pieces = pieces.flat_map(|line| &line.pieces);
-    let total = pieces.map(|piece| 1 + piece.key.range.last().get() - piece.first.get()).sum();
+    let total = pieces.map(Piece::transactions).fold(0, u64::saturating_add);
     let (objects_read, bytes) = (report.objects, report.bytes);
     let progress = Arc::clone(&options.progress);
     let tell = Arc::new(move |transactions| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use everwhen_engine::error::ErrorKind;
 use everwhen_engine::history::Seen;
+use everwhen_engine::protect::ProtectError;
 use everwhen_engine::restore::Cancel;
 use everwhen_engine::time::Timestamp;
 use everwhen_proto::v1;
@@ -26,6 +27,8 @@ const WAIT_USUAL: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 /// A status does not wait longer than this for the repository to say where the window begins.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(2);
+/// Histories read at a time for a status.
+const HISTORIES_AT_A_TIME: usize = 8;
 /// How long what it said holds for the next status.
 const HISTORY_FRESH: Duration = Duration::from_secs(3);
 
@@ -108,9 +111,9 @@ impl Answers for Arc<Daemon> {
             added.retain(|other| other.path != entry.path);
             state.set_added(&added)?;
             self.let_go(&guard);
-            guard.stop().await;
-            tracing::info!("{}: removed; its history stays", entry.name());
             let database = guard.status().database.unwrap_or_default();
+            guard.remove().await;
+            tracing::info!("{}: removed; its history stays", entry.name());
             Ok(v1::Database { protected: false, ..database })
         }
         .boxed()
@@ -154,13 +157,7 @@ impl Answers for Arc<Daemon> {
                     return Ok(status);
                 }
             }
-            for db in &mut status.databases {
-                let Some(id) = db.database.as_ref().map(|database| database.id.clone()) else { continue };
-                let window = tokio::time::timeout(HISTORY_PATIENCE, self.window_of(&id)).await;
-                if let Ok(Ok((window, gaps))) = window {
-                    (db.window, db.gaps) = (window, gaps);
-                }
-            }
+            self.add_windows(&mut status.databases).await;
             Ok(status)
         }
         .boxed()
@@ -226,7 +223,7 @@ impl Answers for Arc<Daemon> {
             };
             let protection = self.must_guard(&request.database)?.protection()?;
             let reached =
-                protection.wait_durable(position, timeout).await.map_err(|error| Failure::of(&error))?;
+                protection.wait_durable(position, timeout).await.map_err(|error| not_durable(&error))?;
             Ok(v1::WaitDurableResponse { position: reached.to_string() })
         }
         .boxed()
@@ -296,6 +293,27 @@ impl Daemon {
 
     /// The last window and the number of gaps. Programs ask for the status often, and to tell this a history is listed: it
     /// is asked for every few seconds at most.
+    /// Adds what the repository says of each, as far as it says so soon.
+    async fn add_windows(self: &Arc<Self>, databases: &mut [v1::DatabaseStatus]) {
+        let until = tokio::time::Instant::now() + HISTORY_PATIENCE;
+        let window = |db: &v1::DatabaseStatus| {
+            let daemon = Arc::clone(self);
+            let id = db.database.as_ref().map(|database| database.id.clone()).unwrap_or_default();
+            async move {
+                let known = !id.is_empty();
+                let read = tokio::time::timeout_at(until, daemon.window_of(&id));
+                if known { read.await.ok()?.ok() } else { None }
+            }
+        };
+        let reads: Vec<_> = databases.iter().map(window).collect();
+        let windows: Vec<_> = futures::stream::iter(reads).buffered(HISTORIES_AT_A_TIME).collect().await;
+        for (db, window) in databases.iter_mut().zip(windows) {
+            if let Some((window, gaps)) = window {
+                (db.window, db.gaps) = (window, gaps);
+            }
+        }
+    }
+
     async fn window_of(self: &Arc<Self>, id: &str) -> Result<(Option<v1::Window>, u64), Failure> {
         let histories = || self.histories.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(known) = histories().get(id).filter(|known| known.read.elapsed() < HISTORY_FRESH) {
@@ -307,6 +325,12 @@ impl Daemon {
         histories().insert(id.to_owned(), Remembered { window, gaps, read });
         Ok((window, gaps))
     }
+}
+
+/// A wait that ended too early says so: whoever waited may wait again.
+fn not_durable(error: &ProtectError) -> Failure {
+    let time_is_up = matches!(error, ProtectError::NotDurable { .. } | ProtectError::Interrupted { .. });
+    Failure { time_is_up, ..Failure::of(error) }
 }
 
 /// It is under care, but was never captured: its file is not there yet, say.

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
@@ -23,10 +23,12 @@ use rusqlite::Connection;
 use super::log::{LastFrames, LogFile, read_frame};
 use super::look::Look;
 use crate::capture::sqlite_ffi;
+use crate::disk;
 use crate::page::{PageNo, PageSize};
 use crate::sqlite::wal::Salts;
 
-/// Bytes that are left on the disk for those who need them more: the spool and the journal.
+/// Bytes that are left on the disk for those who need them more: the spool and the journal. When more than that is kept,
+/// the disk's whole reserve is left, which is the application's.
 const ROOM_LEFT: u64 = 64 << 20;
 /// After so many pages the disk is asked for its room again.
 const ROOM_EVERY: usize = 256;
@@ -152,8 +154,12 @@ impl Kept {
     }
 
     fn store(&self, inner: &mut Inner, page: PageNo, database: &Connection) -> io::Result<()> {
-        if inner.slots.len().is_multiple_of(ROOM_EVERY) && !has_room(&self.scratch)? {
-            return Err(io::ErrorKind::StorageFull.into());
+        if inner.slots.len().is_multiple_of(ROOM_EVERY) {
+            let kept = inner.slots.len() as u64 * u64::from(self.page_size.get());
+            let free = disk::free_bytes(&self.scratch)?;
+            if free < ROOM_LEFT || kept > ROOM_LEFT && !disk::has_room(&self.scratch, 0) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
         let mut image = vec![0; self.page_size.bytes()];
         self.read_in_place(inner, page, database, &mut image)?;
@@ -194,11 +200,6 @@ impl Kept {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn has_room(folder: &Path) -> io::Result<bool> {
-    let disk = rustix::fs::statvfs(folder)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM_LEFT)
 }
 
 impl Inner {

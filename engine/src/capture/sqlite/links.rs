@@ -122,7 +122,7 @@ impl Links {
         end(&self.path, &self.pins[old])
     }
 
-    /// Ends the pin without another. The one place outside of a release that does; see `unpinned_cycle`.
+    /// Ends the pin without another: whoever does has to prove afterwards that nothing was lost meanwhile.
     pub(super) fn unpin(&self) -> Result<()> {
         end(&self.path, self.pinned())
     }

@@ -1,4 +1,4 @@
-//! How much of a disk the pipeline leaves free: it is the application's, whose database is often on the same one.
+//! How much of a disk is free, and how much of it we leave: it is the application's, whose database is often on it.
 
 use std::io;
 use std::path::Path;
@@ -8,10 +8,18 @@ const FREE_PART: u64 = 20;
 /// More is not kept free of a large disk.
 const FREE_MAX: u64 = 1 << 30;
 
+/// Bytes that the disk of a folder has for us.
+pub(crate) fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Whether the disk of a folder would still have its reserve after so many bytes more. Not where that cannot be told.
 pub(crate) fn has_room(folder: &Path, bytes: u64) -> bool {
-    rustix::fs::statvfs(folder)
-        .is_ok_and(|disk| leaves_enough(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, bytes))
+    rustix::fs::statvfs(folder).is_ok_and(|disk| {
+        let [free, all] = [disk.f_bavail, disk.f_blocks].map(|blocks| blocks.saturating_mul(disk.f_frsize));
+        leaves_enough(free, all, bytes)
+    })
 }
 
 fn leaves_enough(free: u64, disk: u64, bytes: u64) -> bool {
