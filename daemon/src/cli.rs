@@ -396,10 +396,11 @@ pub(crate) enum DatabasesVerb {
         #[command(flatten)]
         json: Json,
     },
-    /// Change the name or the class of a database. Deletes no history
+    /// Change the name, the class or the path of a database. Deletes no history
     #[command(
-        after_long_help = "Example:\n  everwhen databases set app --class sandbox --store s3://bucket/backups",
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["name", "class"])
+        after_long_help = "Examples:\n  everwhen databases set app --class sandbox --store s3://bucket/backups\n  \
+            everwhen databases set app --path /srv/new/app.db --store s3://bucket/backups",
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["name", "class", "path"])
     )]
     Set {
         /// The database: path, name or id
@@ -411,6 +412,9 @@ pub(crate) enum DatabasesVerb {
         /// The new class
         #[arg(long, value_name = "CLASS")]
         class: Option<String>,
+        /// The new path: it was moved, or restored there. Its history goes on with `everwhen run` of that path
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
         #[command(flatten)]
         reach: Reach,
         #[command(flatten)]

@@ -14,6 +14,12 @@ pub(crate) fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
+/// Bytes of the disk of a folder that stay free: the application's, in every use we make of it.
+pub(crate) fn reserve_bytes(folder: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(reserve_of(disk.f_blocks.saturating_mul(disk.f_frsize)))
+}
+
 /// Whether the disk of a folder would still have its reserve after so many bytes more. Not where that cannot be told.
 pub(crate) fn has_room(folder: &Path, bytes: u64) -> bool {
     rustix::fs::statvfs(folder).is_ok_and(|disk| {
@@ -23,7 +29,11 @@ pub(crate) fn has_room(folder: &Path, bytes: u64) -> bool {
 }
 
 fn leaves_enough(free: u64, disk: u64, bytes: u64) -> bool {
-    free.saturating_sub(bytes) >= FREE_MAX.min(disk / FREE_PART)
+    free.saturating_sub(bytes) >= reserve_of(disk)
+}
+
+fn reserve_of(disk: u64) -> u64 {
+    FREE_MAX.min(disk / FREE_PART)
 }
 
 /// Whether a write failed because there is no room.

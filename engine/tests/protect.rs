@@ -488,6 +488,42 @@ async fn two_daemons_on_one_database_make_two_timelines_and_both_tell() {
     two.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_other_daemon_is_gone_the_line_is_taken_back() {
+    let bench = Bench::new("taken").await;
+    let app = bench.connect();
+    table(&app);
+    let mut options = bench.options("state");
+    options.rival_silence = Duration::from_millis(500);
+    let one = Protection::start(bench.repository.clone(), options).await.unwrap();
+    one.wait_durable(None, PATIENCE).await.unwrap();
+    let two = Protection::start(bench.repository.clone(), bench.options("other-state")).await.unwrap();
+    two.wait_durable(None, PATIENCE).await.unwrap();
+    two.stop().await.unwrap();
+    // Later than the last that the other one knows by more than times are exact to.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mut id = 0;
+    let mut write = || {
+        id += 1;
+        insert(&app, id);
+    };
+    write();
+    let left = one.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(left.timeline.get(), 1);
+    let until = Instant::now() + PATIENCE;
+    while one.wait_durable(None, PATIENCE).await.is_ok_and(|durable| durable.timeline.get() == 1) {
+        assert!(Instant::now() < until, "{:?}", one.status().reasons);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        write();
+    }
+    write();
+    let taken = one.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(taken.timeline.get(), 3);
+    assert!(bench.restore(Target::Latest).await == image(&bench.database()));
+    assert!(!bench.restore(Target::Position(left)).await.is_empty(), "what was left stays restorable");
+    one.stop().await.unwrap();
+}
+
 /// A power cut takes the last commits of a source, which are stored, or only in the spool.
 async fn source_that_lost_commits(name: &str, spooled: bool) {
     let bench = Bench::new(name).await;

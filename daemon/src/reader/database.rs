@@ -173,7 +173,7 @@ impl DatabaseReader {
 
     /// Changes name or class.
     pub(crate) async fn set(&self, request: &v1::SetDatabaseRequest) -> Result<v1::Database, Failure> {
-        let record = self.records.set(self.record.clone(), &request.name, &request.class).await?;
+        let record = self.records.set(self.record.clone(), request).await?;
         Ok(described(&record, self.records.url()))
     }
 }
@@ -223,10 +223,10 @@ pub(super) fn sqlite_options() -> Options {
     Options { sidecar_suffixes: SIDECARS, left_out: |size| Some(lock_byte_page(size)), ..Options::default() }
 }
 
-/// Whether a restore to this path could be made here. Of the space needed the reserve is a part.
+/// Whether a restore of so many bytes to this path could be made here.
 pub(crate) fn fits(to: &str, space_needed_bytes: u64) -> Result<(), Failure> {
-    let needed = space_needed_bytes.saturating_sub(restore::RESERVE_BYTES);
-    restore::check_target(Path::new(to), &sqlite_options(), needed).map_err(|error| Failure::of(&error))
+    let fits = restore::check_target(Path::new(to), &sqlite_options(), space_needed_bytes);
+    fits.map_err(|error| Failure::of(&error))
 }
 
 /// A restore under way, as a stream of its messages. Cancelled when dropped.
@@ -281,7 +281,7 @@ fn plan_out(plan: &RestorePlan) -> v1::RestorePlan {
         bytes: plan.read_bytes,
         requests: plan.requests,
         image_bytes: plan.image_bytes,
-        space_needed_bytes: plan.space_needed_bytes.saturating_add(restore::RESERVE_BYTES),
+        space_needed_bytes: plan.space_needed_bytes,
         state: plan.state.to_string(),
     }
 }

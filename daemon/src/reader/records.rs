@@ -170,17 +170,22 @@ impl Records {
         self.repository.update_database(changed, Timestamp::now()).await.map_err(|error| Failure::of(&error))
     }
 
-    /// Writes a new version of a record, with another name or class. What is empty stays.
-    pub(crate) async fn set(&self, record: Record, name: &str, class: &str) -> Result<Record, Failure> {
+    /// Writes a new version of a record, with another name, path or class. What is empty stays.
+    pub(crate) async fn set(&self, record: Record, to: &v1::SetDatabaseRequest) -> Result<Record, Failure> {
         let failed = |error: RepositoryError| Failure::of(&error);
-        if !name.is_empty()
-            && name != record.name
-            && let Some(other) = self.find(name).await?
-        {
-            return Err(failed(RepositoryError::NameTaken { name: name.to_owned(), found: other.id }));
+        for taken in [&to.name, &to.path] {
+            let asked = !taken.is_empty() && *taken != record.name && *taken != record.source;
+            if asked && let Some(other) = self.find(taken).await? {
+                return Err(failed(RepositoryError::NameTaken { name: taken.clone(), found: other.id }));
+            }
         }
         let or = |new: &str, old: String| if new.is_empty() { old } else { new.to_owned() };
-        let changed = Record { name: or(name, record.name), class: or(class, record.class), ..record };
+        let changed = Record {
+            name: or(&to.name, record.name),
+            source: or(&to.path, record.source),
+            class: or(&to.class, record.class),
+            ..record
+        };
         self.repository.update_database(changed, Timestamp::now()).await.map_err(failed)
     }
 }

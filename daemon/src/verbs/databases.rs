@@ -45,12 +45,13 @@ pub(crate) async fn databases(verb: cli::Databases) -> Result<(), Failure> {
             };
             changed(json, "removed", database)
         }
-        DatabasesVerb::Set { database, name, class, reach: by, json } => {
+        DatabasesVerb::Set { database, name, class, path, reach: by, json } => {
             let found = reach(&by, Some(&database), Prefer::Daemon).await?;
             let request = v1::SetDatabaseRequest {
                 database: found.database.unwrap_or_default(),
                 name: name.unwrap_or_default(),
                 class: class.unwrap_or_default(),
+                path: path.map(|path| spelt(&path)).unwrap_or_default(),
             };
             changed(json, "changed", found.answers.set_database(request).await?)
         }

@@ -182,7 +182,7 @@ pub(crate) fn plan(view: &PlanView, to: &str) -> String {
     line("replays", format!("{transactions} from {}", counted(view.segments, "segment", "segments")));
     line("reads", format!("{} in {}", size(view.bytes), counted(view.requests, "request", "requests")));
     line("writes", format!("{} to {to}", size(view.image_bytes)));
-    line("needs", format!("{} of free space there", size(view.space_needed_bytes)));
+    line("needs", format!("{} there, beside what stays free of a disk", size(view.space_needed_bytes)));
     line("proof", format!("state checksum {} recomputed over the file", view.state));
     text.push_str("nothing was changed (dry run)\n");
     text

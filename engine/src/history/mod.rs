@@ -35,6 +35,9 @@ pub use invariants::Flaw;
 pub(crate) use line::{Line, Piece, can_rebuild};
 pub(crate) use windows::Ending;
 
+/// How exact commit times are: those that are not are told to be uncertain.
+const EXACT_MICROS: i64 = 1_000_000;
+
 /// A claim: who writes a timeline, since when, and where it left its parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeline {
@@ -338,6 +341,16 @@ impl History {
     pub fn newest(&self) -> Option<Point> {
         let timeline = self.active().last()?.timeline;
         self.newest_of(timeline)
+    }
+
+    /// The newest commit of a timeline that the main line had left before: somebody went on there. `main` is the main
+    /// line's newest commit, `timeline` its timeline. Times are exact to a second: what is not later by more may be the
+    /// same commit, seen by two daemons.
+    pub(crate) fn newer_elsewhere(&self, timeline: TimelineId, main: Point) -> Option<Point> {
+        let claimed = self.timelines.get(&timeline)?.claimed_at;
+        let older = self.lines.keys().filter(|id| **id < timeline);
+        let newest = older.filter_map(|id| self.newest_of(*id)).max_by_key(|point| point.time)?;
+        (newest.time > main.time.max(claimed).plus_micros(EXACT_MICROS)).then_some(newest)
     }
 
     fn newest_of(&self, timeline: TimelineId) -> Option<Point> {

@@ -65,6 +65,17 @@ pub enum NoSuchPoint {
         /// The points around it.
         nearest: Nearest,
     },
+    /// Two writers have gone on: on the line that was claimed last, and later than there on one that it had left.
+    #[error(
+        "no state is the latest for certain: the newest timeline ends at {} ({}), and the one it had left went on to {} ({})",
+        main.position, main.time, other.position, other.time
+    )]
+    TwoLatest {
+        /// The newest commit of the main line.
+        main: Point,
+        /// The newest commit of all.
+        other: Point,
+    },
     /// The database has no commit in the repository.
     #[error("database {database} has no restore point in the repository yet")]
     NoHistory {
@@ -88,6 +99,7 @@ impl NoSuchPoint {
             Self::UnknownPosition { .. } => "unknown_position",
             Self::NotKnownYet { .. } => "not_known_yet",
             Self::NoBase { .. } => "no_base",
+            Self::TwoLatest { .. } => "two_latest",
             Self::NoHistory { .. } => "no_history",
         }
     }
@@ -102,6 +114,7 @@ impl NoSuchPoint {
             | Self::UnknownPosition { nearest, .. }
             | Self::NotKnownYet { nearest, .. }
             | Self::NoBase { nearest, .. } => *nearest,
+            Self::TwoLatest { main, .. } => Nearest { before: Some(*main), after: None },
             Self::NoHistory { .. } => Nearest::default(),
         }
     }
@@ -157,6 +170,11 @@ impl Explain for NoSuchPoint {
                 "start `everwhen run` for it, or look with `everwhen status` whether the name and the store are right"
                     .to_owned()
             }
+            Self::TwoLatest { main, other } => format!(
+                "two daemons have run on one database: stop all but one and start that one again, and its commits are the \
+                 latest; or restore one of the two with --position {} or --position {}",
+                other.position, main.position
+            ),
             Self::NotKnownYet { nearest, .. } => format!(
                 "{}; with --latest the newest commit is restored, and a running daemon (--addr) may know more",
                 choices(*nearest)

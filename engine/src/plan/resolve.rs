@@ -209,6 +209,9 @@ fn locate_latest(history: &History) -> Result<Located, PlanError> {
         let missing = Box::new(Flaw::TailMissing { timeline: line.id, missing });
         return Err(PlanError::Missing { asked: Target::Latest, missing, nearest });
     }
+    if let Some(other) = history.newer_elsewhere(line.id, newest) {
+        return Err(NoSuchPoint::TwoLatest { main: newest, other }.into());
+    }
     locate_position(history, newest.position, Target::Latest)
 }
 

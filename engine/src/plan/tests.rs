@@ -333,6 +333,25 @@ fn from_the_first_sign_of_life_of_a_timeline_without_a_claim_on_no_older_one_ans
     }
 }
 
+#[test]
+fn what_was_committed_on_a_line_after_it_was_left_makes_the_latest_uncertain() {
+    let first = crate::ids::TimelineId::FIRST;
+    let latest = |last: i64| {
+        let mut world = forked();
+        let old = world.findings.segments.iter_mut().filter(|entry| entry.key.timeline == first);
+        old.max_by_key(|entry| entry.key.range.last()).unwrap().key.to = at(last);
+        locate(&world.history(), Target::Latest, at(5_000_000))
+    };
+    let on_the_main_line = Located::Exact(Point { position: position("2/3"), time: at(23) });
+    for same in [17, 23, 1_000_023] {
+        assert_eq!(latest(same), Ok(on_the_main_line), "two daemons may have seen the same commit");
+    }
+    let error = latest(1_000_024).unwrap_err();
+    let PlanError::NoSuchPoint(NoSuchPoint::TwoLatest { main, other }) = &error else { panic!("{error}") };
+    assert_eq!((main.position, other.position), (position("2/3"), position("1/3")));
+    assert!(error.advice().unwrap().contains("--position 1/0000000000000003"), "{:?}", error.advice());
+}
+
 fn lost_timeline(flaw: &Flaw) -> crate::ids::TimelineId {
     match flaw {
         Flaw::Unclaimed(timeline) => *timeline,

@@ -12,6 +12,7 @@ use crate::protect::claims::OurClaim;
 use crate::protect::commands::Commands;
 use crate::protect::error::ProtectError;
 use crate::protect::held;
+use crate::protect::rival::Rival;
 use crate::protect::status::Board;
 use crate::repository::Repository;
 
@@ -26,6 +27,8 @@ pub(crate) struct Driver {
     pub(crate) manifest: Option<Arc<Manifest>>,
     /// Until the journal says that it is used.
     pub(crate) unused_claim: RefCell<Option<OurClaim>>,
+    /// What is known of other daemons on this database.
+    pub(crate) rival: Arc<Rival>,
     /// What is to be recorded next does not fit into the log: the next run begins with an image.
     pub(crate) wants_image: bool,
 }

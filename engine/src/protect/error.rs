@@ -191,7 +191,11 @@ impl Explain for ProtectError {
                 "`everwhen status` shows what it does; stop it first, or give this one another --state"
                     .into(),
             ),
-            Self::NameTaken { .. } => Some("give this database another name, with --name".into()),
+            Self::NameTaken { .. } => Some(
+                "if it is that database, moved or restored: `everwhen databases set NAME --path` its new path, and start \
+                 again; else give this one another name (`name` in its [[database]] table)"
+                    .into(),
+            ),
             Self::ForeignState { .. } => Some(
                 "give the store that holds its history, or another --state folder to begin a new history"
                     .into(),

@@ -26,6 +26,7 @@ pub(crate) mod laws;
 mod outbox;
 mod packing;
 mod recorder;
+mod rival;
 mod run;
 mod scan;
 mod ship;
@@ -38,7 +39,7 @@ mod wiring;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -91,6 +92,9 @@ pub struct ProtectOptions {
     pub base: BaseRule,
     /// The source's own limits and manners.
     pub sqlite: SqliteOptions,
+    /// How long the newer timeline of another daemon may be without what this one has stored, before this one takes the
+    /// line back.
+    pub rival_silence: Duration,
     /// How long a stop waits for the store before the rest is left in the spool.
     pub stop_patience: Duration,
 }
@@ -113,6 +117,7 @@ impl ProtectOptions {
             source_log_bytes: SOURCE_LOG_BYTES,
             base: BaseRule::default(),
             sqlite: SqliteOptions::default(),
+            rival_silence: Duration::from_secs(30),
             stop_patience: Duration::from_secs(20),
         }
     }
@@ -167,6 +172,7 @@ impl Protection {
             waker: waker.clone(),
             manifest: None,
             unused_claim: RefCell::default(),
+            rival: Arc::default(),
             wants_image: false,
         };
         let (end, ended) = watch::channel(false);

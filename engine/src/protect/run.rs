@@ -397,6 +397,10 @@ impl Run {
             }
             self.take_base(driver)?;
             self.must_ship(driver)?;
+            if driver.rival.take_back() {
+                tracing::warn!("the other daemon on this database is silent: this one takes the line back");
+                return Ok(Ended::Again);
+            }
             let polled = match self.look() {
                 Ok(polled) => polled,
                 Err(CaptureError::Sink(ProtectError::SpoolFull { .. })) => {

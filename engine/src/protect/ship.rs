@@ -20,9 +20,10 @@ use crate::ids::{DatabaseId, Digest, Position, TimelineId};
 use crate::protect::error::ProtectError;
 use crate::protect::frames::PartBody;
 use crate::protect::outbox::{OutboxQueue, Shipment};
+use crate::protect::rival::RivalWatch;
 use crate::protect::spool::Spool;
 use crate::protect::status::Board;
-use crate::repository::Repository;
+use crate::repository::{Repository, Timeline};
 use crate::store::Body;
 use crate::store::keys::SegmentKey;
 
@@ -40,15 +41,22 @@ pub(crate) struct Shipper {
     pub(crate) board: Board,
     /// Where durable parts are deleted.
     pub(crate) spool: Spool,
+    /// Looks after other daemons.
+    pub(crate) watch: RivalWatch,
 }
 
 impl Shipper {
     /// Runs until the queue is closed and everything in it is durable, or until something of it is lost.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut looked = tokio::time::Instant::now();
         while !self.queue.is_finished() {
             let Some(shipment) = self.queue.take() else {
-                self.queue.arrival().await;
+                if self.watch.is_waiting() {
+                    let _ = tokio::time::timeout(CLAIM_LOOK, self.queue.arrival()).await;
+                    self.look_for_others().await;
+                } else {
+                    self.queue.arrival().await;
+                }
                 continue;
             };
             let Some(bytes) = self.put(&shipment).await else {
@@ -58,9 +66,13 @@ impl Shipper {
             self.stored(&shipment, bytes);
             if looked.elapsed() >= CLAIM_LOOK {
                 looked = tokio::time::Instant::now();
-                tell_newer_claim(&self.repository, &self.board, self.database, self.timeline).await;
+                self.look_for_others().await;
             }
         }
+    }
+
+    async fn look_for_others(&mut self) {
+        self.watch.look(&self.repository, &self.board, self.database, self.timeline).await;
     }
 
     /// Puts one group until it is durable; gives its bytes. `None` when a part of it is gone.
@@ -174,20 +186,28 @@ fn body(shipment: &Shipment) -> io::Result<Body> {
     Ok(whole.unwrap_or_else(|| Body::from(bytes::Bytes::new())))
 }
 
-/// Tells when another writer has claimed a newer timeline of this database. Loses nothing either way.
+/// Tells when another writer has claimed a newer timeline of this database, and gives the newest claim. Loses nothing
+/// either way.
 pub(crate) async fn tell_newer_claim(
     repository: &Repository,
     board: &Board,
     database: DatabaseId,
     timeline: TimelineId,
-) {
+) -> Option<Timeline> {
     match repository.newer_claim(database, timeline).await {
-        Ok(Some(newer)) => board.note(format!(
-            "timeline {} was claimed by {} at {}; this daemon goes on with timeline {timeline}, both histories are kept",
-            newer.id, newer.host_name, newer.claimed
-        )),
-        Ok(None) => {}
-        Err(error) => tracing::debug!(%error, "cannot look for newer claims"),
+        Ok(Some(newer)) => {
+            board.note(format!(
+                "another daemon, on {}, protects this database since {}: its timeline {} is the main line. What this one \
+                 stores, on timeline {timeline}, is kept, and restored by position only. Stop one of the two",
+                newer.host_name, newer.claimed, newer.id
+            ));
+            Some(newer)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::debug!(%error, "cannot look for newer claims");
+            None
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Puts together what lies between the source and the store.
 
+use std::sync::Arc;
+
 use crate::history::Point;
 use crate::ids::{Position, TxId};
 use crate::protect::base;
@@ -9,6 +11,7 @@ use crate::protect::error::ProtectError;
 use crate::protect::journal::{Journal, Mark};
 use crate::protect::outbox::{Outbox, OutboxLimits, OutboxQueue, Part};
 use crate::protect::recorder::Recorder;
+use crate::protect::rival::RivalWatch;
 use crate::protect::ship::Shipper;
 use crate::protect::spool::Spool;
 use crate::protect::table::PageTable;
@@ -77,6 +80,13 @@ fn shipping(
         queue: queue.clone(),
         board: driver.board.clone(),
         spool: outbox.spool().clone(),
+        watch: RivalWatch {
+            rival: Arc::clone(&driver.rival),
+            waker: driver.waker.clone(),
+            silence: options.rival_silence,
+            known: None,
+            silent_since: None,
+        },
     };
     let point = |tx, time| Point { position: Position::new(mark.timeline, tx), time };
     driver.board.resumed(mark.tx.map(|tx| point(tx, mark.time)), stored.map(|(tx, time)| point(tx, time)));

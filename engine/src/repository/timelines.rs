@@ -155,7 +155,8 @@ impl Repository {
         if named_plainly && self.store().size(&next).await?.is_none() {
             return Ok(None);
         }
-        Ok(self.timelines(database).await?.into_iter().find(|claim| claim.id > ours))
+        let claims = self.timelines(database).await?.into_iter();
+        Ok(claims.filter(|claim| claim.id > ours).max_by_key(|claim| claim.id))
     }
 
     async fn timeline(

@@ -122,7 +122,7 @@ pub enum TargetUnfit {
         path: PathBuf,
     },
     /// The file system has too little room.
-    #[error("{folder} has {free_bytes} bytes free, needed are {needed_bytes} and {reserve_bytes} in reserve", folder = folder.display())]
+    #[error("{folder} has {free_bytes} bytes free, needed are {needed_bytes} and {reserve_bytes} that stay free", folder = folder.display())]
     NoSpace {
         /// The target's folder.
         folder: PathBuf,

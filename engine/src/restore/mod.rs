@@ -74,7 +74,7 @@ pub const RESERVE_BYTES: u64 = 1 << 30;
 /// How to restore.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes that must stay free on the target's file system.
+    /// Bytes that must stay free on the target's file system; of a small one no more than a twentieth.
     pub reserve_bytes: u64,
     /// Files that must not be there: the target's name with each of these appended. The database engine would take
     /// them for a part of what was restored.

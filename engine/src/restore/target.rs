@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,7 +58,9 @@ pub fn check_target(target: &Path, options: &Options, needed_bytes: u64) -> Resu
 pub(crate) fn check_space(file: &Path, options: &Options, needed_bytes: u64) -> Result<(), RestoreError> {
     let (folder, _) = parts(file)?;
     let free_bytes = disk::free_bytes(&folder).map_err(|error| io_error("look at", &folder, error))?;
-    let reserve_bytes = options.reserve_bytes;
+    let reserve_bytes = disk::reserve_bytes(&folder)
+        .map_err(|error| io_error("look at", &folder, error))?
+        .min(options.reserve_bytes);
     if free_bytes < needed_bytes.saturating_add(reserve_bytes) {
         return Err(TargetUnfit::NoSpace { folder, free_bytes, needed_bytes, reserve_bytes }.into());
     }
@@ -181,7 +183,8 @@ impl Draft {
             let mut draft_name = draft_prefix(&name);
             draft_name.push(format!("{:016x}", RandomState::new().build_hasher().finish()));
             let path = folder.join(draft_name);
-            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+            // For its owner only: nobody knows here who may read the source.
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
             let file = file.map_err(|error| io_error("create", &path, error))?;
             if is_ours(&file).map_err(|error| io_error("lock", &path, error))? {
                 let name = Name { path, published: false };

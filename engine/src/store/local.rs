@@ -15,6 +15,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -358,7 +359,8 @@ impl Drop for Staged {
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
+    // For its owner only: what is stored may be read by whoever may read the databases. A folder that is there keeps its mode.
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         other => other,
     }

@@ -108,6 +108,10 @@ pub struct SetDatabaseRequest {
     /// The new class. Empty: stays.
     #[prost(string, tag = "3")]
     pub class: ::prost::alloc::string::String,
+    /// The new path, absolute: the database was moved, or restored there. Its history goes on when that path is protected.
+    /// Empty: stays.
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetDatabaseResponse {
@@ -398,7 +402,8 @@ pub struct RestorePlan {
     /// The size of the finished file.
     #[prost(uint64, tag = "8")]
     pub image_bytes: u64,
-    /// Free space it demands of the target's file system before it begins, reserve included.
+    /// Free space it demands of the target's file system before it begins, beside the twentieth of it (1 GiB at most) that
+    /// stays free.
     #[prost(uint64, tag = "9")]
     pub space_needed_bytes: u64,
     /// The state checksum (16 hex digits) that the finished file must have.

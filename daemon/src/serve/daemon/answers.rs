@@ -79,6 +79,7 @@ impl Answers for Arc<Daemon> {
             }
             Guard::check(&entry).await?;
             let guard = self.prepare(entry.clone(), true).await?;
+            self.must_remember(&guard)?;
             guard.start(None).await?;
             if let Err(failure) = write_down(&guard, entry) {
                 guard.stop().await;
@@ -124,6 +125,16 @@ impl Answers for Arc<Daemon> {
             let subject = self.subject(&request.database).await?;
             let guard = self.guard(&request.database);
             check_class(&request.class, &self.told)?;
+            if !request.path.is_empty()
+                && let Some(guard) = &guard
+                && guard.entry().path != Path::new(&request.path)
+            {
+                let path = guard.entry().path;
+                let held = format!("this daemon protects it at {}", path.display());
+                return Err(Failure::new(ErrorKind::Refused, held).advise(
+                    "end that first (`everwhen databases remove`, or a start without it), then set its new path",
+                ));
+            }
             let mut database = subject.set(&request).await?;
             if let Some(guard) = guard {
                 guard.rename(|entry| {
@@ -236,6 +247,21 @@ impl Daemon {
             let status = guard.status();
             status.database.is_some_and(|database| is_called(&database, called))
         })
+    }
+
+    /// The list of what was added lies in the state folder. One that belongs to the database alone is not looked into at
+    /// the next start: nobody would know of it.
+    fn must_remember(&self, guard: &Guard) -> Result<(), Failure> {
+        let place = &guard.home.place;
+        let asked = || self.asked.iter().any(|entry| self.told.place_to_protect(&entry.path) == *place);
+        if self.told.store.is_some() || asked() {
+            return Ok(());
+        }
+        let path = guard.entry().path;
+        let lost = format!("this daemon would not know of {} at its next start", path.display());
+        Err(Failure::new(ErrorKind::Refused, lost).advise(
+            "name it to `everwhen run` with the others, or start the daemon with a --store for all of them",
+        ))
     }
 
     fn must_guard(&self, called: &str) -> Result<Arc<Guard>, Failure> {
