@@ -73,7 +73,10 @@ fn perform(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::io("cannot start the runtime", &error))?;
-    let done = runtime.block_on(verbs::perform(cli.verb));
+    let done = runtime.block_on(async {
+        signals::outlive_size_limits();
+        verbs::perform(cli.verb).await
+    });
     // A blocking read of a store that does not answer must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     done

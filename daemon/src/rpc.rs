@@ -120,6 +120,11 @@ fn foreign(status: &Status) -> Failure {
     match status.code() {
         Code::Unavailable => failure.advise("is the daemon running there? `everwhen run` starts one"),
         Code::Unimplemented => failure.advise("the other side is no Everwhen daemon, or an older one"),
+        // What a connection says that broke.
+        Code::Unknown | Code::Internal | Code::Cancelled => failure.advise(
+            "the daemon has ended, perhaps: `everwhen status` tells. The same can be asked of the repository itself, with \
+             --store instead of --addr",
+        ),
         _ => failure,
     }
 }

@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: the first asks for an orderly end, the second ends the process at once.
 
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use everwhen_engine::error::ErrorKind;
@@ -39,4 +40,11 @@ impl Signals {
             std::process::exit(code);
         });
     }
+}
+
+/// A file that grows past a limit of this process (`ulimit -f`) is an error of the write, and not the end of the process.
+/// Needs a runtime.
+pub(crate) fn outlive_size_limits() {
+    // A signal that is listened to once never has its first effect again. Where it cannot be, all is as before.
+    let _ = signal(SignalKind::from_raw(Number::XFSZ.as_raw()));
 }

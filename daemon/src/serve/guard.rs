@@ -193,6 +193,10 @@ impl Guard {
         match stopped {
             Ok(status) if status.captured.is_none() => {}
             Ok(status) if is_all_durable(&status) => tracing::info!("{name}: everything is durable"),
+            Ok(status) if status.spool_bytes == 0 => tracing::warn!(
+                "{name}: the last commits could not be stored, nor kept in the spool; the next start takes them from the \
+                 database's log, if it is still there"
+            ),
             Ok(status) => tracing::warn!(
                 "{name}: {} bytes could not be stored; they lie in the spool and go on with the next start",
                 status.spool_bytes

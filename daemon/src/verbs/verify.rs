@@ -131,5 +131,5 @@ fn damaged(view: &VerifyView) -> Failure {
         ErrorKind::Damaged,
         format!("the repository is damaged: {}", counted(problems as u64, "problem", "problems")),
     )
-    .advise("`everwhen history DB` shows what can still be restored")
+    .advise("what needs none of these objects can still be restored: a restore goes around damage where it can, and says so")
 }

@@ -125,7 +125,7 @@ pub(crate) fn history(view: &HistoryView) -> String {
         let _ = writeln!(text, "  {}  to  {}", local(window.from), local(window.to));
     }
     if !view.gaps.is_empty() {
-        text.push_str("gaps: single commits in them were not captured\n");
+        text.push_str("gaps: no moment in them can be restored, but what was captured can, by position\n");
     }
     for gap in &view.gaps {
         let _ = writeln!(text, "  {}  to  {}  {}", local(gap.from), local(gap.to), gap.reason);

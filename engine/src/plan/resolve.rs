@@ -2,7 +2,7 @@
 
 use crate::history::invariants::lost_line;
 use crate::history::{Ending, Flaw, GapReason, History, Line, Nearest, Piece, Point, can_rebuild};
-use crate::ids::{Position, TxId};
+use crate::ids::{Position, TimelineId, TxId};
 use crate::plan::{NoSuchPoint, PlanError, Target};
 use crate::store::keys::{BaseKey, SegmentKey};
 use crate::time::Timestamp;
@@ -133,7 +133,10 @@ fn locate_time(history: &History, time: Timestamp, now: Timestamp) -> Result<Loc
     if time > newest.to {
         return Err(match newest.ending {
             Ending::Gap(GapReason::Damaged) => missing_around(history, time, nearest),
-            Ending::Gap(GapReason::NoBase) => NoSuchPoint::NoBase { asked, nearest }.into(),
+            Ending::Gap(GapReason::NoBase) => missing_around(history, time, nearest),
+            _ if began_damaged(history, newest.last.position.timeline) => {
+                missing_around(history, time, nearest)
+            }
             _ => NoSuchPoint::NotKnownYet { asked: time, covered_through: newest.to, nearest }.into(),
         });
     }
@@ -141,8 +144,19 @@ fn locate_time(history: &History, time: Timestamp, now: Timestamp) -> Result<Loc
     match gap {
         Some(gap) if gap.reason == GapReason::Damaged => Err(missing_around(history, time, nearest)),
         Some(gap) => Err(NoSuchPoint::InGap { asked: time, gap: Box::new(gap.clone()), nearest }.into()),
-        None => Err(NoSuchPoint::NoBase { asked, nearest }.into()),
+        None => Err(missing_around(history, time, nearest)),
     }
+}
+
+/// Whether the newest timeline, which is not the given one, forked from what is missing: then nothing of it is known.
+fn began_damaged(history: &History, other: TimelineId) -> bool {
+    let newest = history.active().last().map(|active| active.timeline);
+    newest.is_some_and(|newest| newest != other && fork_missing(history, newest).is_some())
+}
+
+fn fork_missing(history: &History, line: TimelineId) -> Option<Flaw> {
+    let of_line = |flaw: &&Flaw| matches!(flaw, Flaw::ForkPointMissing { timeline, .. } if *timeline == line);
+    history.flaws().iter().find(of_line).cloned()
 }
 
 /// Of a moment in a window.
@@ -223,7 +237,11 @@ fn nothing_rebuilds(history: &History, asked: Target) -> PlanError {
     let flaw = history.flaws().iter().find(|flaw| {
         matches!(
             flaw,
-            Flaw::Hole { .. } | Flaw::TailMissing { .. } | Flaw::NoParent { .. } | Flaw::Unclaimed(_)
+            Flaw::Hole { .. }
+                | Flaw::TailMissing { .. }
+                | Flaw::NoParent { .. }
+                | Flaw::ForkPointMissing { .. }
+                | Flaw::Unclaimed(_)
         )
     });
     let nearest = Nearest::default();
@@ -248,6 +266,8 @@ fn missing_around(history: &History, time: Timestamp, nearest: Nearest) -> PlanE
             .or_else(after)
             .map(|missing| Flaw::Hole { timeline, missing })
             .or_else(|| line.tail_hole().map(|missing| Flaw::TailMissing { timeline, missing }))
+            .or_else(|| fork_missing(history, timeline))
+            .or_else(|| hole_before(history, history.canonical(line.fork?)?))
     });
     match flaw {
         Some(missing) => PlanError::Missing { asked, missing: Box::new(missing), nearest },
@@ -298,6 +318,9 @@ fn hole_before(history: &History, own: Position) -> Option<Flaw> {
         let holes = line.pieces.iter().rev().filter(|piece| piece.first <= at.tx);
         if let Some(missing) = holes.filter_map(|piece| piece.hole_before).next() {
             return Some(Flaw::Hole { timeline, missing });
+        }
+        if let Some(missing) = fork_missing(history, timeline) {
+            return Some(missing);
         }
         at = history.canonical(line.fork?)?;
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::BaseError;
 use crate::capture::sqlite::{CaptureError, SqliteSourceError};
+use crate::disk;
 use crate::error::{ErrorKind, Explain};
 use crate::ids::{DatabaseId, Position};
 use crate::page::PageNo;
@@ -186,6 +187,9 @@ impl Explain for ProtectError {
             Self::Source(error) => error.advice(),
             Self::Repository(error) => error.advice(),
             Self::Read(error) => error.advice(),
+            Self::State { source, .. } if disk::is_full(source) => {
+                Some("make room on its disk: protection goes on by itself then".into())
+            }
             Self::State { .. } => Some("give a folder that this user can write, with --state".into()),
             Self::AlreadyProtected { .. } => Some(
                 "`everwhen status` shows what it does; stop it first, or give this one another --state"
