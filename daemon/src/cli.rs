@@ -215,12 +215,15 @@ pub(crate) fn with_configuration(run: clap::Command) -> clap::Command {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  everwhen status app.db\n  everwhen status --store s3://bucket/backups --json\n  \
-    everwhen status --addr http://127.0.0.1:7437"
+    everwhen status --addr http://127.0.0.1:7437\n  everwhen status app.db --check || echo 'not ok'"
 )]
 pub(crate) struct Status {
     /// The database: path, name or id [default: all]
     #[arg(value_name = "DB")]
     pub(crate) database: Option<String>,
+    /// End with exit code 1 unless the health of all is ok
+    #[arg(long)]
+    pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
     #[command(flatten)]
@@ -399,7 +402,7 @@ pub(crate) enum DatabasesVerb {
     /// Change the name, the class or the path of a database. Deletes no history
     #[command(
         after_long_help = "Examples:\n  everwhen databases set app --class sandbox --store s3://bucket/backups\n  \
-            everwhen databases set app --path /srv/new/app.db --store s3://bucket/backups",
+            everwhen databases set app --path /srv/new/app.db --store s3://bucket/b",
         group = clap::ArgGroup::new("change").required(true).multiple(true).args(["name", "class", "path"])
     )]
     Set {

@@ -96,7 +96,7 @@ impl States {
 
     fn restore(&self, point: RestorePoint, to: &Path) {
         let options = restore::Options {
-            reserve_bytes: 0,
+            reserve_bytes: Some(0),
             left_out: |size| Some(lock_byte_page(size)),
             ..restore::Options::default()
         };

@@ -265,7 +265,7 @@ fn of_length(world: &World, protected: &Protected, to: &Path, length: u64) -> Ou
 /// made meanwhile would hide the log.
 fn in_this_process(world: &World, protected: &Protected, to: &Path, length: u64) -> Outcome<f64> {
     let (repository, database) = (&protected.repository, protected.database()?);
-    let options = Options { reserve_bytes: 0, ..Options::default() };
+    let options = Options { reserve_bytes: Some(0), ..Options::default() };
     let order = Order {
         target: Target::Latest,
         now: Timestamp::now(),

@@ -95,7 +95,7 @@ fn check(
         let packs = Inventory::packs(repository, database).await?;
         let options = VerifyOptions {
             deep_in,
-            restore: &Options { reserve_bytes: 0, ..Options::default() },
+            restore: &Options { reserve_bytes: Some(0), ..Options::default() },
             progress: Arc::new(|_| {}),
             cancel: &Cancel::new(),
         };

@@ -294,8 +294,16 @@ async fn known_as(home: &Home, entry: DatabaseEntry) -> Result<DatabaseEntry, Fa
     if home.state_of(&entry.name()).exists() {
         return Ok(entry);
     }
-    let known = home.records.find(&entry.path.to_string_lossy()).await?;
-    let name = known.map(|record| record.name).or(entry.name);
+    let known = home.records.find(&entry.path.to_string_lossy()).await?.map(|record| record.name);
+    if let (Some(known), Some(asked)) = (&known, &entry.name)
+        && known != asked
+    {
+        tracing::warn!(
+            "{} is called '{known}' in the repository, not '{asked}': `everwhen databases set {known} --name {asked}` renames it",
+            entry.path.display()
+        );
+    }
+    let name = known.or(entry.name);
     Ok(DatabaseEntry { name, ..entry })
 }
 

@@ -277,7 +277,7 @@ mod tests {
     ) -> Result<(RestoreReport, Vec<u8>), RestoreError> {
         let folder = TempDir::new().unwrap();
         let to = folder.path().join("restored");
-        let options = Options { reserve_bytes: 0, ..Options::default() };
+        let options = Options { reserve_bytes: Some(0), ..Options::default() };
         let order = order(world, target, &to, &options);
         let order = &order;
         let work = |history: Arc<History>| async move { restore(objects, &history, order).await };

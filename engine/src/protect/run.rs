@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::base::Manifest;
 use crate::capture::sink::{Commit, Image, Previous, Sink};
@@ -345,10 +346,11 @@ impl Run {
         };
         let (send, done) = oneshot::channel();
         let waker = driver.waker.clone();
-        let task = driver.runtime.spawn(async move {
+        let making = async move {
             let _ = send.send(job.run().await);
             waker.wake();
-        });
+        };
+        let task = driver.runtime.spawn(making.in_current_span());
         self.base_job = Some(UnderWay { done, task, covered });
         Ok(())
     }

@@ -16,6 +16,8 @@ use crate::time::Timestamp;
 const LATE: Duration = Duration::from_secs(30);
 /// Notes kept in sight, at most: the last ones.
 const NOTES_MAX: usize = 8;
+/// How long a note is kept in sight: the history keeps what it is about.
+const NOTE_LIFE: Duration = Duration::from_secs(3600);
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -96,8 +98,8 @@ struct Shared {
     store_troubles: BTreeMap<&'static str, String>,
     /// What an operator should know for as long as it lasts, by what it is about.
     concerns: BTreeMap<&'static str, String>,
-    /// What happened once and should be known.
-    notes: VecDeque<String>,
+    /// What happened once and should be known for a while, and when it was told last.
+    notes: VecDeque<(String, Instant)>,
 }
 
 impl Shared {
@@ -355,17 +357,20 @@ impl Board {
         }
     }
 
-    /// Something that happened, to be told once and kept in sight.
+    /// Something that happened, to be told once and kept in sight for a while. What is noted again stays.
     pub(crate) fn note(&self, note: String) {
         let mut shared = self.lock();
-        if shared.notes.contains(&note) {
+        let now = Instant::now();
+        shared.notes.retain(|(_, told)| now.saturating_duration_since(*told) < NOTE_LIFE);
+        if let Some((_, told)) = shared.notes.iter_mut().find(|(known, _)| *known == note) {
+            *told = now;
             return;
         }
         tracing::warn!("{note}");
         if shared.notes.len() >= NOTES_MAX {
             shared.notes.pop_front();
         }
-        shared.notes.push_back(note);
+        shared.notes.push_back((note, now));
     }
 
     /// The moves of the durable position.
@@ -387,7 +392,9 @@ impl Board {
         let failing = shared.source_trouble.iter().chain(shared.store_troubles.values());
         status.reasons = failing.cloned().collect();
         let fails = !status.reasons.is_empty();
-        status.reasons.extend(shared.concerns.values().chain(&shared.notes).cloned());
+        let notes = shared.notes.iter();
+        let notes = notes.filter(|(_, told)| now.saturating_duration_since(*told) < NOTE_LIFE);
+        status.reasons.extend(shared.concerns.values().chain(notes.map(|(note, _)| note)).cloned());
         if shared.has_base && lag >= shared.late {
             let seconds = lag.as_secs();
             status.reasons.push(format!("commits have been waiting for the store for {seconds} s"));
@@ -416,6 +423,18 @@ fn moment_of(time: Timestamp) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_is_in_sight_for_an_hour_after_it_was_told_last() {
+        let board = Board::new("app", PathBuf::new());
+        board.base_ready();
+        board.note("a new timeline was begun".into());
+        board.note("a new timeline was begun".into());
+        let after = |seconds| board.at(Instant::now() + Duration::from_secs(seconds));
+        assert_eq!(after(3_590).reasons, ["a new timeline was begun"]);
+        assert_eq!(after(3_590).health, Health::Attention);
+        assert_eq!((after(3_601).reasons, after(3_601).health), (vec![], Health::Ok));
+    }
 
     fn point(tx: u64) -> Point {
         let position = Position::new(TimelineId::FIRST, TxId::new(tx).unwrap());

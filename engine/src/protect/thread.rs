@@ -35,6 +35,8 @@ impl Drop for TellIfDead {
 impl Driver {
     /// Runs until told to stop. Errors are shown in the status and tried again.
     pub(crate) fn run(mut self, first: Option<SqliteSource>) {
+        // What is logged on the way names the database.
+        let _named = tracing::info_span!("database", name = self.options.name).entered();
         let _told = TellIfDead(self.board.clone());
         let (path, sqlite) = (self.options.source.clone(), self.options.sqlite.clone());
         let mut held = Held::new(path, sqlite, self.options.source_log_bytes, first);

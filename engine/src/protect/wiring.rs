@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use crate::history::Point;
 use crate::ids::{Position, TxId};
 use crate::protect::base;
@@ -56,7 +58,7 @@ pub(super) fn set_up(
     driver.unused_claim.take();
     outbox.spool().sweep_others(state).map_err(&state_error)?;
     let recorder = Recorder::new(mark, table, journal, outbox, driver.board.clone(), watched_until);
-    Ok((recorder, queue, driver.runtime.spawn(shipper.run())))
+    Ok((recorder, queue, driver.runtime.spawn(shipper.run().in_current_span())))
 }
 
 /// The way to the store from `mark` on, with what the spool held of its timeline on it.

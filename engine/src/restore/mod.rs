@@ -68,14 +68,11 @@ pub use progress::{Cancel, Phase, Progress, ProgressFn};
 use target::check_space;
 pub use target::check_target;
 
-/// Bytes that stay free on the target's file system unless told otherwise.
-pub const RESERVE_BYTES: u64 = 1 << 30;
-
 /// How to restore.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes that must stay free on the target's file system; of a small one no more than a twentieth.
-    pub reserve_bytes: u64,
+    /// Bytes that must stay free on the target's file system; `None` for a twentieth of it, 1 GiB at most.
+    pub reserve_bytes: Option<u64>,
     /// Files that must not be there: the target's name with each of these appended. The database engine would take
     /// them for a part of what was restored.
     pub sidecar_suffixes: &'static [&'static str],
@@ -85,7 +82,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { reserve_bytes: RESERVE_BYTES, sidecar_suffixes: &[], left_out: |_| None }
+        Self { reserve_bytes: None, sidecar_suffixes: &[], left_out: |_| None }
     }
 }
 

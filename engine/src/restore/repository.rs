@@ -217,7 +217,7 @@ mod tests {
         expected.timelines.clone_from(&found.timelines);
         assert_eq!(found, expected);
         let folder = TempDir::new().unwrap();
-        let options = Options { reserve_bytes: 0, ..Options::default() };
+        let options = Options { reserve_bytes: Some(0), ..Options::default() };
         for (position, (_, image)) in &world.images {
             let to = folder.path().join(position.to_string().replace('/', "-"));
             let target = Target::Position(*position);

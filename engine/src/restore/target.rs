@@ -58,9 +58,8 @@ pub fn check_target(target: &Path, options: &Options, needed_bytes: u64) -> Resu
 pub(crate) fn check_space(file: &Path, options: &Options, needed_bytes: u64) -> Result<(), RestoreError> {
     let (folder, _) = parts(file)?;
     let free_bytes = disk::free_bytes(&folder).map_err(|error| io_error("look at", &folder, error))?;
-    let reserve_bytes = disk::reserve_bytes(&folder)
-        .map_err(|error| io_error("look at", &folder, error))?
-        .min(options.reserve_bytes);
+    let reserve_bytes = options.reserve_bytes.map_or_else(|| disk::reserve_bytes(&folder), Ok);
+    let reserve_bytes = reserve_bytes.map_err(|error| io_error("look at", &folder, error))?;
     if free_bytes < needed_bytes.saturating_add(reserve_bytes) {
         return Err(TargetUnfit::NoSpace { folder, free_bytes, needed_bytes, reserve_bytes }.into());
     }

@@ -26,7 +26,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn options() -> Options {
-    Options { reserve_bytes: 0, sidecar_suffixes: &["-wal", "-journal"], ..Options::default() }
+    Options { reserve_bytes: Some(0), sidecar_suffixes: &["-wal", "-journal"], ..Options::default() }
 }
 
 fn quiet() -> ProgressFn {
@@ -209,7 +209,7 @@ fn unfit_targets_are_refused_before_anything_is_touched() {
     };
     assert!(matches!(unfit(&folder.path().join("no/app.db"), &options()), TargetUnfit::NoFolder { .. }));
     assert!(matches!(unfit(Path::new("/"), &options()), TargetUnfit::NoName { .. }));
-    let greedy = Options { reserve_bytes: u64::MAX, ..options() };
+    let greedy = Options { reserve_bytes: Some(u64::MAX), ..options() };
     assert!(matches!(unfit(&folder.path().join("app.db"), &greedy), TargetUnfit::NoSpace { .. }));
     std::fs::write(folder.path().join("file"), "").unwrap();
     assert!(matches!(unfit(&folder.path().join("file/app.db"), &options()), TargetUnfit::NoFolder { .. }));
@@ -589,7 +589,8 @@ fn a_scratch_file_needs_room_like_a_target() {
     let world = varied(512);
     let folder = TempDir::new().unwrap();
     let plan = run(plan(&world.objects, &world.history(), Target::Latest, at(world.now))).unwrap();
-    let (scratch, greedy) = (folder.path().join("scratch"), Options { reserve_bytes: u64::MAX, ..options() });
+    let (scratch, greedy) =
+        (folder.path().join("scratch"), Options { reserve_bytes: Some(u64::MAX), ..options() });
     let rebuilt = run(rebuild_page_hashes(&world.objects, &plan, &scratch, &greedy, &Cancel::new()));
     assert!(matches!(rebuilt, Err(RestoreError::Target(TargetUnfit::NoSpace { .. }))), "{rebuilt:?}");
     assert!(files(&folder).is_empty());

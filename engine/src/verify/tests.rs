@@ -20,7 +20,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 fn verify_world(world: &World, deep: bool) -> VerifyReport {
     let folder = TempDir::new().unwrap();
     let cancel = Cancel::new();
-    let restore = Options { reserve_bytes: 0, ..Options::default() };
+    let restore = Options { reserve_bytes: Some(0), ..Options::default() };
     let options = VerifyOptions {
         deep_in: deep.then_some(folder.path()),
         restore: &restore,
@@ -177,7 +177,7 @@ fn progress_ends_with_everything_done_and_cancelling_stops_it() {
     let seen: Arc<Mutex<Vec<VerifyProgress>>> = Arc::default();
     let tell = Arc::clone(&seen);
     let (folder, cancel) = (TempDir::new().unwrap(), Cancel::new());
-    let restore = Options { reserve_bytes: 0, ..Options::default() };
+    let restore = Options { reserve_bytes: Some(0), ..Options::default() };
     let mut options = VerifyOptions {
         deep_in: Some(folder.path()),
         restore: &restore,
