@@ -353,7 +353,14 @@ impl History {
         (newest.time > main.time.max(claimed).plus_micros(EXACT_MICROS)).then_some(newest)
     }
 
-    fn newest_of(&self, timeline: TimelineId) -> Option<Point> {
+    /// Whether the newest timeline of all, of which nothing more is known, begins with this state.
+    pub(crate) fn is_gone_on_from(&self, position: Position) -> bool {
+        self.lines.keys().next_back().is_some_and(|newest| self.last_of(*newest) == Some(position))
+    }
+
+    /// The newest commit of a timeline that is in the repository, restorable or not; the state it begins with if it has
+    /// none of its own.
+    pub(crate) fn newest_of(&self, timeline: TimelineId) -> Option<Point> {
         let line = self.lines.get(&timeline)?;
         match line.pieces.last() {
             Some(piece) => {

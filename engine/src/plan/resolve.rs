@@ -224,7 +224,10 @@ fn locate_latest(history: &History) -> Result<Located, PlanError> {
         return Err(PlanError::Missing { asked: Target::Latest, missing, nearest });
     }
     if let Some(other) = history.newer_elsewhere(line.id, newest) {
-        return Err(NoSuchPoint::TwoLatest { main: newest, other }.into());
+        return match history.is_gone_on_from(other.position) {
+            true => locate_position(history, other.position, Target::Latest),
+            false => Err(NoSuchPoint::TwoLatest { main: newest, other }.into()),
+        };
     }
     locate_position(history, newest.position, Target::Latest)
 }

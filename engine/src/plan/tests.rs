@@ -346,6 +346,18 @@ fn what_was_committed_on_a_line_after_it_was_left_makes_the_latest_uncertain() {
     for same in [17, 23, 1_000_023] {
         assert_eq!(latest(same), Ok(on_the_main_line), "two daemons may have seen the same commit");
     }
+    let mut world = forked();
+    world.findings.segments.iter_mut().for_each(|entry| {
+        if entry.key.timeline == first && entry.key.range.contains(tx(3)) {
+            entry.key.to = at(2_000_000);
+        }
+    });
+    let mut taken = world.findings.timelines[1].clone();
+    (taken.id, taken.parent) = (taken.id.next(), Some(position("1/3")));
+    world.findings.timelines.push(taken);
+    let found = locate(&world.history(), Target::Latest, at(5_000_000));
+    let taken_back = Located::Exact(Point { position: position("1/3"), time: at(2_000_000) });
+    assert_eq!(found, Ok(taken_back), "the newest timeline goes on from there");
     let error = latest(1_000_024).unwrap_err();
     let PlanError::NoSuchPoint(NoSuchPoint::TwoLatest { main, other }) = &error else { panic!("{error}") };
     assert_eq!((main.position, other.position), (position("2/3"), position("1/3")));

@@ -83,13 +83,19 @@ impl LastState {
     }
 }
 
-/// The last transaction that can be read, of the newest timeline that has any.
+/// The last transaction that can be read, of the newest timeline. Where that one has none of its own it was claimed for
+/// nothing, or nothing was committed since: then of the timeline with the latest commit.
 pub(super) async fn last_state(
     repository: &Repository,
     database: DatabaseId,
 ) -> Result<Option<LastState>, ProtectError> {
     let mut history = history(repository, database).await?;
-    let timelines: Vec<TimelineId> = history.timelines().iter().map(|active| active.timeline.id).collect();
+    let mut timelines: Vec<TimelineId> =
+        history.timelines().iter().map(|active| active.timeline.id).collect();
+    let newest = timelines.last().copied();
+    if history.segments().all(|entry| Some(entry.key.timeline) != newest) {
+        timelines.sort_by_key(|id| history.newest_of(*id).map(|point| (point.time, point.position)));
+    }
     for &timeline in timelines.iter().rev() {
         let own = |entry: &SegmentEntry| entry.key.timeline == timeline;
         let mut segments: Vec<SegmentEntry> = history.segments().filter(own).collect();
