@@ -524,6 +524,39 @@ async fn when_the_other_daemon_is_gone_the_line_is_taken_back() {
     one.stop().await.unwrap();
 }
 
+/// Nothing is committed after the line was taken back: it ends where the new timeline begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_was_taken_back_is_the_latest_and_the_next_daemon_goes_on_from_it() {
+    let bench = Bench::new("latest").await;
+    let app = bench.connect();
+    table(&app);
+    let mut options = bench.options("state");
+    options.rival_silence = Duration::from_millis(500);
+    let one = Protection::start(bench.repository.clone(), options).await.unwrap();
+    one.wait_durable(None, PATIENCE).await.unwrap();
+    let two = Protection::start(bench.repository.clone(), bench.options("other-state")).await.unwrap();
+    two.wait_durable(None, PATIENCE).await.unwrap();
+    insert(&app, 1);
+    two.wait_durable(None, PATIENCE).await.unwrap();
+    two.stop().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    insert(&app, 2);
+    let left = one.wait_durable(None, PATIENCE).await.unwrap();
+    assert_eq!(left.timeline.get(), 1);
+    let until = Instant::now() + PATIENCE;
+    while bench.history().await.timelines().len() < 3 {
+        assert!(Instant::now() < until, "{:?}", one.status().reasons);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(bench.restore(Target::Latest).await == image(&bench.database()));
+    one.stop().await.unwrap();
+    let three = Protection::start(bench.repository.clone(), bench.options("third-state")).await.unwrap();
+    three.wait_durable(None, PATIENCE).await.unwrap();
+    let begun = bench.history().await.timelines().last().unwrap().timeline.clone();
+    assert_eq!((begun.id.get(), begun.parent), (4, Some(left)));
+    three.stop().await.unwrap();
+}
+
 /// A power cut takes the last commits of a source, which are stored, or only in the spool.
 async fn source_that_lost_commits(name: &str, spooled: bool) {
     let bench = Bench::new(name).await;

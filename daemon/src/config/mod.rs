@@ -38,7 +38,7 @@ spool = "1GiB"                           # disk for it, when the store is away
 file = "/etc/everwhen/repository.key"    # or environment = "…", command = "…"
 
 [class.production]
-retention = "28d"                        # a new base at least twice in it (nothing is deleted yet)
+retention = "28d"                        # for now: a base each half (no expiry)
 
 [[database]]
 path = "/srv/app/app.db"
