@@ -49,13 +49,15 @@ impl Shipper {
     /// Runs until the queue is closed and everything in it is durable, or until something of it is lost.
     pub(crate) async fn run(mut self) {
         let mut looked = tokio::time::Instant::now();
+        // What was stored since nobody has looked.
+        let mut owed = false;
         while !self.queue.is_finished() {
             let Some(shipment) = self.queue.take() else {
-                if self.watch.is_waiting() {
-                    let _ = tokio::time::timeout(CLAIM_LOOK, self.queue.arrival()).await;
-                    self.look_for_others().await;
-                } else {
+                if !owed && !self.watch.is_waiting() {
                     self.queue.arrival().await;
+                } else if tokio::time::timeout_at(looked + CLAIM_LOOK, self.queue.arrival()).await.is_err() {
+                    (looked, owed) = (tokio::time::Instant::now(), false);
+                    self.look_for_others().await;
                 }
                 continue;
             };
@@ -64,7 +66,8 @@ impl Shipper {
                 return;
             };
             self.stored(&shipment, bytes);
-            if looked.elapsed() >= CLAIM_LOOK {
+            owed = looked.elapsed() < CLAIM_LOOK;
+            if !owed {
                 looked = tokio::time::Instant::now();
                 self.look_for_others().await;
             }
