@@ -57,7 +57,8 @@ pub enum NoSuchPoint {
         /// The points around it.
         nearest: Nearest,
     },
-    /// The commit is there, but no base from which it could be rebuilt (it is still on its way, or has expired).
+    /// The commit is there, but no base from which it could be rebuilt. A log is never stored before its base, and nothing
+    /// expires yet: so a base is missing.
     #[error("{asked} cannot be rebuilt: there is no base for it in the repository")]
     NoBase {
         /// The target.
@@ -161,7 +162,10 @@ impl PlanError {
 
 impl Explain for NoSuchPoint {
     fn kind(&self) -> ErrorKind {
-        ErrorKind::NoSuchPoint
+        match self {
+            Self::NoBase { .. } => ErrorKind::Damaged,
+            _ => ErrorKind::NoSuchPoint,
+        }
     }
 
     fn advice(&self) -> Option<String> {
@@ -180,7 +184,7 @@ impl Explain for NoSuchPoint {
                 choices(*nearest)
             ),
             Self::NoBase { nearest, .. } => {
-                format!("{}; `everwhen status` says whether a base is on its way", choices(*nearest))
+                format!("{}; `everwhen verify` tells what is missing", choices(*nearest))
             }
             other => choices(other.nearest()),
         })
@@ -190,7 +194,7 @@ impl Explain for NoSuchPoint {
 impl Explain for PlanError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchPoint(_) => ErrorKind::NoSuchPoint,
+            Self::NoSuchPoint(error) => error.kind(),
             Self::Missing { .. } | Self::Contradiction { .. } => ErrorKind::Damaged,
         }
     }

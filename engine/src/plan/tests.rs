@@ -70,7 +70,10 @@ proptest! {
             for point in [before, after].into_iter().flatten() {
                 prop_assert!(world.rebuilds(point.position), "{} names {:?}", error, point);
             }
-            prop_assert_eq!(error.kind(), ErrorKind::NoSuchPoint);
+            // A log is never stored before its base.
+            let no_base = matches!(&error, PlanError::NoSuchPoint(NoSuchPoint::NoBase { .. }));
+            let expected = if no_base { ErrorKind::Damaged } else { ErrorKind::NoSuchPoint };
+            prop_assert_eq!(error.kind(), expected);
             prop_assert!(error.advice().is_some());
         }
     }

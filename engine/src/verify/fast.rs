@@ -69,6 +69,7 @@ pub(crate) async fn verify_objects<O: Objects>(
     })
     .await?;
     report.problems.extend(chain.problems(database));
+    report.problems.extend(without_base(history));
     let mut named = BTreeMap::new();
     let checks = bases.iter().map(|entry| check_base(objects, *entry));
     each(checks, options, report, &mut progress, |report, checked| {
@@ -82,6 +83,14 @@ pub(crate) async fn verify_objects<O: Objects>(
     report.unused_packs = packs.iter().filter(|(digest, _)| !named.contains_key(digest)).count() as u64;
     let checks = packs.iter().map(|(digest, size)| check_pack_object(objects, database, *digest, *size));
     each(checks, options, report, &mut progress, |report, _| report.packs += 1).await
+}
+
+/// Segments of which nothing can be rebuilt: a log is never stored before its base.
+fn without_base(history: &History) -> Vec<Problem> {
+    let lines = history.timelines().into_iter().filter_map(|active| history.line(active.timeline.id));
+    let lost = lines.flat_map(|line| &line.pieces).filter(|piece| piece.rebuilds_from.is_none());
+    let what = "it builds on no base that is there: its states cannot be rebuilt";
+    lost.map(|piece| Problem::new(&piece.key, &what)).collect()
 }
 
 /// Runs the checks, a few at a time, and counts.
