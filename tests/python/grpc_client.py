@@ -31,6 +31,7 @@ class Scene:
     """A folder with a database, a daemon, and both of its doors."""
 
     def __init__(self, binary, folder):
+        self.binary = binary
         self.folder = folder
         self.database = os.path.join(folder, "app.db")
         self.port = free_port()
@@ -233,15 +234,28 @@ def a_database_can_be_added_and_removed(scene):
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE t(x)")
-    store = os.path.join(scene.folder, "second.db.everwhen")
-    added = scene.api.AddDatabase(add_request(path)).database
-    assert added.name == "two" and added.protected, added
-    assert os.path.isdir(store)
-    scene.api.WaitDurable(pb.WaitDurableRequest(database="two", timeout_ms=20_000))
+    # This daemon has no store for all of its databases: it would not know of a further one at its next start.
+    code, detail = failure(scene.api.AddDatabase, add_request(path))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION and detail.kind == pb.ERROR_KIND_REFUSED, (code, detail)
+    assert not os.path.exists(path + ".everwhen")
     code, detail = failure(scene.api.RemoveDatabase, pb.RemoveDatabaseRequest(database="app"))
     assert code == grpc.StatusCode.FAILED_PRECONDITION and detail.kind == pb.ERROR_KIND_REFUSED, (code, detail)
-    removed = scene.api.RemoveDatabase(pb.RemoveDatabaseRequest(database="two")).database
-    assert not removed.protected, removed
+    port = free_port()
+    command = [scene.binary, "run", "--store", scene.path("shared"), "--state", scene.path("shared-state")]
+    command += ["--listen", f"127.0.0.1:{port}", "--metrics", "off"]
+    daemon = subprocess.Popen(command, stderr=scene.log)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=20)
+            api = rpc.EverwhenStub(channel)
+            added = api.AddDatabase(add_request(path)).database
+            assert added.name == "two" and added.protected, added
+            api.WaitDurable(pb.WaitDurableRequest(database="two", timeout_ms=20_000))
+            removed = api.RemoveDatabase(pb.RemoveDatabaseRequest(database="two")).database
+            assert not removed.protected, removed
+    finally:
+        daemon.terminate()
+        daemon.wait(timeout=20)
 
 
 def add_request(path):

@@ -78,8 +78,8 @@ impl Answers for Arc<Daemon> {
                 .advise("give this one a name of its own"));
             }
             Guard::check(&entry).await?;
+            self.must_remember(&entry.path)?;
             let guard = self.prepare(entry.clone(), true).await?;
-            self.must_remember(&guard)?;
             guard.start(None).await?;
             if let Err(failure) = write_down(&guard, entry) {
                 guard.stop().await;
@@ -251,13 +251,12 @@ impl Daemon {
 
     /// The list of what was added lies in the state folder. One that belongs to the database alone is not looked into at
     /// the next start: nobody would know of it.
-    fn must_remember(&self, guard: &Guard) -> Result<(), Failure> {
-        let place = &guard.home.place;
-        let asked = || self.asked.iter().any(|entry| self.told.place_to_protect(&entry.path) == *place);
+    fn must_remember(&self, path: &Path) -> Result<(), Failure> {
+        let place = self.told.place_to_protect(path);
+        let asked = || self.asked.iter().any(|entry| self.told.place_to_protect(&entry.path) == place);
         if self.told.store.is_some() || asked() {
             return Ok(());
         }
-        let path = guard.entry().path;
         let lost = format!("this daemon would not know of {} at its next start", path.display());
         Err(Failure::new(ErrorKind::Refused, lost).advise(
             "name it to `everwhen run` with the others, or start the daemon with a --store for all of them",
