@@ -488,17 +488,23 @@ async fn two_daemons_on_one_database_make_two_timelines_and_both_tell() {
     two.stop().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn when_the_other_daemon_is_gone_the_line_is_taken_back() {
-    let bench = Bench::new("taken").await;
-    let app = bench.connect();
-    table(&app);
+/// The first of them, which soon takes the line back, and the second, which has it.
+async fn two_daemons(bench: &Bench) -> (Protection, Protection) {
     let mut options = bench.options("state");
     options.rival_silence = Duration::from_millis(500);
     let one = Protection::start(bench.repository.clone(), options).await.unwrap();
     one.wait_durable(None, PATIENCE).await.unwrap();
     let two = Protection::start(bench.repository.clone(), bench.options("other-state")).await.unwrap();
     two.wait_durable(None, PATIENCE).await.unwrap();
+    (one, two)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_other_daemon_is_gone_the_line_is_taken_back() {
+    let bench = Bench::new("taken").await;
+    let app = bench.connect();
+    table(&app);
+    let (one, two) = two_daemons(&bench).await;
     two.stop().await.unwrap();
     // Later than the last that the other one knows by more than times are exact to.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -530,12 +536,7 @@ async fn a_line_that_was_taken_back_is_the_latest_and_the_next_daemon_goes_on_fr
     let bench = Bench::new("latest").await;
     let app = bench.connect();
     table(&app);
-    let mut options = bench.options("state");
-    options.rival_silence = Duration::from_millis(500);
-    let one = Protection::start(bench.repository.clone(), options).await.unwrap();
-    one.wait_durable(None, PATIENCE).await.unwrap();
-    let two = Protection::start(bench.repository.clone(), bench.options("other-state")).await.unwrap();
-    two.wait_durable(None, PATIENCE).await.unwrap();
+    let (one, two) = two_daemons(&bench).await;
     insert(&app, 1);
     two.wait_durable(None, PATIENCE).await.unwrap();
     two.stop().await.unwrap();

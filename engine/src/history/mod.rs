@@ -35,8 +35,9 @@ pub use invariants::Flaw;
 pub(crate) use line::{Line, Piece, can_rebuild};
 pub(crate) use windows::Ending;
 
-/// How exact commit times are: those that are not are told to be uncertain.
-const EXACT_MICROS: i64 = 1_000_000;
+/// How exact commit times are, those that are not being told to be uncertain: of two daemons, a commit that is not later by
+/// more may be the same one.
+pub(crate) const EXACT_MICROS: i64 = 1_000_000;
 
 /// A claim: who writes a timeline, since when, and where it left its parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -10,9 +10,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::Notify;
-
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use crate::disk;
 use crate::ids::{TxId, TxRange};
@@ -308,9 +307,9 @@ impl Outbox {
     /// # Errors
     /// When the spool cannot be written.
     pub(crate) fn spool_all(&mut self) -> Result<(), ProtectError> {
-        let failed = |source| ProtectError::State { folder: self.state.clone(), source };
+        let failed = ProtectError::state(&self.state);
         for (range, bytes) in self.queue.in_memory() {
-            let path = self.spool.keep(range, &bytes).map_err(failed)?;
+            let path = self.spool.keep(range, &bytes).map_err(&failed)?;
             if !self.queue.spooled(range, path) {
                 // It became durable meanwhile.
                 self.spool.remove(range);
@@ -318,7 +317,7 @@ impl Outbox {
         }
         for part in &mut self.unshipped {
             if let PartBody::Memory(bytes) = &part.body {
-                let path = self.spool.keep(part.range, bytes).map_err(failed)?;
+                let path = self.spool.keep(part.range, bytes).map_err(&failed)?;
                 part.body = PartBody::File { path, len: part.body.len() };
             }
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::capture::watch::Waker;
+use crate::history::EXACT_MICROS;
 use crate::ids::{DatabaseId, TimelineId, TxId};
 use crate::protect::ship::tell_newer_claim;
 use crate::protect::status::Board;
@@ -18,8 +19,6 @@ use crate::time::Timestamp;
 
 /// Between two times that the line is taken back.
 const TAKEN_EVERY: Duration = Duration::from_secs(3600);
-/// How exact the times of commits are: one that is not later by more may be the same commit.
-const EXACT_MICROS: i64 = 1_000_000;
 
 /// What those who ship have to tell the capture.
 #[derive(Debug, Default)]

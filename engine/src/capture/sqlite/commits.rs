@@ -13,7 +13,7 @@ use crate::capture::sink::{Commit, Previous, Sink};
 use crate::capture::sqlite_ffi;
 use crate::page::PageNo;
 use crate::sqlite::index::{IndexError, IndexHead};
-use crate::sqlite::wal::{HEADER_LEN, Salts, WalHeader};
+use crate::sqlite::wal::Salts;
 use crate::time::Timestamp;
 
 /// Commits found later than this after the look before were not watched: the machine slept, or we stood still.
@@ -164,7 +164,7 @@ impl SqliteSource {
     fn survey<E>(&mut self, head: IndexHead) -> Result<Vec<Span>, Trouble<E>> {
         let Some(links) = &self.links else { return Ok(Vec::new()) };
         let before = if self.place.frame == 0 {
-            let header = read_wal_header(links).map_err(Trouble::Passing)?;
+            let header = log::read_header(&links.wal).map_err(Trouble::Passing)?;
             if header.salts != head.salts || header.page_size != self.page_size || header.order != head.order
             {
                 return Err(Trouble::Passing(format!(
@@ -301,7 +301,7 @@ impl SqliteSource {
         let log = LogFile { file: &links.wal, page_size: self.page_size };
         let next = log::read_frame_header(log, frame.saturating_add(1)).ok().flatten();
         next.is_some_and(|header| header.salts == salts)
-            || read_wal_header(links).map_or(true, |header| header.salts != salts)
+            || log::read_header(&links.wal).map_or(true, |header| header.salts != salts)
     }
 }
 
@@ -321,11 +321,4 @@ fn read_previous(
             .is_ok_and(|complete| complete),
         Err(()) => false,
     }
-}
-
-fn read_wal_header(links: &Links) -> Result<WalHeader, String> {
-    use std::os::unix::fs::FileExt;
-    let mut bytes = [0; HEADER_LEN];
-    links.wal.read_exact_at(&mut bytes, 0).map_err(|error| format!("the header of the log: {error}"))?;
-    WalHeader::parse(&bytes).map_err(|error| format!("the header of the log: {error}"))
 }

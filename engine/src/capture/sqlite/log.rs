@@ -311,9 +311,14 @@ impl Range<'_> {
 
 /// Whether the header of the log is that of a generation: then nothing has overwritten what was read of it by now.
 fn is_of(log: &File, salts: Salts) -> bool {
+    read_header(log).is_ok_and(|header| header.salts == salts)
+}
+
+/// Reads the header of the log.
+pub(super) fn read_header(log: &File) -> Result<WalHeader, String> {
     let mut bytes = [0; HEADER_LEN];
-    log.read_exact_at(&mut bytes, 0).is_ok()
-        && WalHeader::parse(&bytes).is_ok_and(|header| header.salts == salts)
+    log.read_exact_at(&mut bytes, 0).map_err(|error| format!("the header of the log: {error}"))?;
+    WalHeader::parse(&bytes).map_err(|error| format!("the header of the log: {error}"))
 }
 
 /// Why a transaction was not handed over.
